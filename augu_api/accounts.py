@@ -1,0 +1,94 @@
+"""Create, find and change users. Each function takes a Session; whoever opened it commits."""
+
+import random
+import re
+import time
+
+from sqlalchemy import or_, select
+from sqlalchemy.orm import Session
+
+from augu_api.flags import DEFAULT_FLAGS, NO_FLAGS, Flag
+from augu_api.models import User
+from augu_api.tokens import Token
+
+NAME = re.compile(r"(?![0-9]+$)[\w.@+-]{1,64}")
+DISCORD_EPOCH = 1_420_070_400_000  # 2015 in milliseconds: where snowflakes start counting
+MAX_COEFFICIENT = 1_000_000.0
+
+
+class AccountError(ValueError):
+    """What was asked of an account cannot be done; the message says why."""
+
+
+def create(
+    session: Session, name: str, *, id: int | None = None, flags: Flag = NO_FLAGS, coefficient: float = 0.8
+) -> User:
+    """Add a user with the default flags and those given. Raises AccountError."""
+    if not NAME.fullmatch(name):
+        raise AccountError("A name has 1 to 64 letters, digits or . _ @ + - and is not a number.")
+    if id is not None and not 0 < id < 2**63:
+        raise AccountError("An id is a whole number from 1 to 2^63 - 1.")
+    issued_at = _milliseconds()
+    id = id or (issued_at - DISCORD_EPOCH) << 22 | random.SystemRandom().getrandbits(22)
+    if session.scalar(select(User).where(or_(User.name == name, User.id == id))):
+        raise AccountError(f"There is a user {name} or with the id {id} already.")
+    user = User(id=id, name=name, flags=DEFAULT_FLAGS | flags, issued_at=issued_at)
+    set_coefficient(user, coefficient)
+    session.add(user)
+    session.flush()
+    return user
+
+
+def find(session: Session, who: str) -> User:
+    """The user of that id or name, to be changed: others wait until the session ends. Raises AccountError."""
+    is_id = re.fullmatch("[0-9]{1,19}", who)
+    found = session.scalar(select(User).where(User.id == int(who) if is_id else User.name == who).with_for_update())
+    if found is None:
+        raise AccountError(f"There is no user {who}.")
+    return found
+
+
+def everyone(session: Session) -> list[User]:
+    """All users, by name."""
+    return list(session.scalars(select(User).order_by(User.name)))
+
+
+def bearer(session: Session, token: Token) -> User | None:
+    """The user whose current token this is."""
+    return session.scalar(select(User).where(User.id == token.user_id, User.issued_at == token.issued_at))
+
+
+def set_coefficient(user: User, coefficient: float) -> None:
+    """Set the cap to `coefficient * 60` requests a window. Raises AccountError."""
+    if not 0 <= coefficient <= MAX_COEFFICIENT:
+        raise AccountError(f"A coefficient is a number from 0 to {MAX_COEFFICIENT:.0f}.")
+    user.coefficient = coefficient
+
+
+def ban(user: User, seconds: float | None = None) -> None:
+    """Ban for that long, or for good."""
+    if seconds is None:
+        user.flags |= Flag.BANNED
+    else:
+        user.banned_until = time.time() + seconds
+
+
+def unban(user: User) -> None:
+    """Lift every ban."""
+    user.flags &= ~Flag.BANNED
+    user.banned_until = None
+
+
+def regenerate(user: User) -> Token:
+    """The user's new token; the one before is dead once the session commits."""
+    user.issued_at = max(_milliseconds(), user.issued_at + 1)
+    return current_token(user)
+
+
+def current_token(user: User) -> Token:
+    """The user's current token."""
+    return Token(user.id, user.issued_at)
+
+
+def _milliseconds() -> int:
+    return time.time_ns() // 1_000_000

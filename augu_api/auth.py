@@ -1,0 +1,107 @@
+"""The gates in front of a view, in their order: token, ban, line, rate limit, flags."""
+
+import math
+import time
+from collections.abc import Callable
+from contextlib import nullcontext, suppress
+from functools import wraps
+from typing import Any
+
+from flask import Flask, Response, g, request
+from limits.errors import StorageError
+from sqlalchemy.orm import Session
+
+from augu_api import accounts, tokens
+from augu_api.database import one_statement
+from augu_api.envelope import Refused
+from augu_api.extensions import service
+from augu_api.flags import NO_FLAGS, Flag
+from augu_api.models import User
+from augu_api.quotas import Quota, QuotaExceeded
+
+View = Callable[..., Response]
+
+
+def requires(flags: Flag = NO_FLAGS, *, in_line: bool = False) -> Callable[[View], View]:
+    """Let a view be reached only by a user with these flags and, if `in_line`, with a place in the detector's line.
+
+    The place is taken before the request is counted, so that one which finds the line full is not.
+    """
+
+    def decorate(view: View) -> View:
+        @wraps(view)
+        def gated(*args: Any, **kwargs: Any) -> Response:
+            user = g.user = _authenticate()
+            _refuse_banned(user)
+            with service.line.place() if in_line else nullcontext():
+                _count(user)
+                _refuse_without(flags, user)
+                return view(*args, **kwargs)
+
+        gated.flags, gated.in_line = flags, in_line  # type: ignore[attr-defined]  # for the documentation
+        return gated
+
+    return decorate
+
+
+def register(app: Flask) -> None:
+    """Tell each authenticated caller what is left of the quota."""
+    app.after_request(_add_quota)
+
+
+def _authenticate() -> User:
+    authorization = request.authorization
+    if authorization is None or authorization.type != "bearer" or not authorization.token:
+        raise Refused(401, "token")
+    try:
+        token = tokens.read(service.settings.secret_key, authorization.token)
+    except tokens.InvalidToken:
+        raise Refused(401, "token") from None
+    with Session(one_statement(service.engine)) as session:
+        user = accounts.bearer(session, token)
+    if user is None:
+        raise Refused(401, "token")
+    return user
+
+
+def _refuse_banned(user: User) -> None:
+    now = time.time()
+    if not user.is_banned(now):
+        return
+    if Flag.BANNED in user.flags or user.banned_until is None:
+        raise Refused(403, "ban", "You are banned.")
+    seconds = math.ceil(user.banned_until - now)
+    raise Refused(403, "ban", f"You are banned for another {seconds} seconds.", seconds)
+
+
+def _count(user: User) -> None:
+    try:
+        service.quotas.count(user)
+    except QuotaExceeded:
+        seconds = max(1, service.quotas.left(user).reset)
+        message = f"You have made too many requests. Please wait {seconds} seconds."
+        raise Refused(429, "quota", message, seconds) from None
+
+
+def _refuse_without(flags: Flag, user: User) -> None:
+    if not user.may(flags):
+        docs = service.settings.docs_url
+        raise Refused(
+            403,
+            "flags",
+            "You do not have the flag required to access this endpoint. "
+            f"Please refer to the documentation at {docs} for more information.",
+        )
+
+
+def _add_quota(response: Response) -> Response:
+    if user := g.get("user"):
+        with suppress(StorageError):  # the reply itself stands
+            _put_quota(response, service.quotas.left(user))
+    return response
+
+
+def _put_quota(response: Response, quota: Quota) -> None:
+    response.headers["X-Ratelimit-Limit"] = str(quota.limit)
+    response.headers["X-Ratelimit-Remaining"] = str(quota.remaining)
+    response.headers["X-Ratelimit-Reset"] = str(quota.reset)

@@ -1,0 +1,59 @@
+"""The forms in which a request may carry its `data`."""
+
+import json
+import re
+from io import BytesIO
+from typing import IO, Any
+from urllib.parse import parse_qsl
+
+import flask
+from marshmallow import ValidationError
+
+MAX_BODY = 8 * 1024 * 1024  # 5 MB as base64 are 6.7, its line breaks and escapes come on top
+MAX_FIELDS = 100
+FORM = re.compile(rb"(^|&)data=")
+
+
+class Request(flask.Request):
+    """A request whose bodies stay in memory: no part of an image is written to disk."""
+
+    def _get_file_stream(self, *_: Any, **__: Any) -> IO[bytes]:
+        return BytesIO()
+
+
+def submitted(request: flask.Request) -> dict[str, Any]:
+    """The request's fields: `data` as text, or as bytes if it is labelled a PNG. Raises ValidationError.
+
+    In order: a multipart form, the bytes of a PNG, JSON, a url-encoded form, the base64 text itself.
+    """
+    if request.mimetype == "multipart/form-data":
+        part = request.files.get("data")
+        return {"data": _labelled(part.read(), part.mimetype)} if part else request.form.to_dict()
+    body = request.get_data()
+    if request.is_json or body.lstrip()[:1] == b"{":
+        return _json(body)
+    if request.mimetype == "application/x-www-form-urlencoded" and FORM.search(body):
+        return _form(body)
+    return {"data": _labelled(body, request.mimetype)}
+
+
+def _labelled(body: bytes, mimetype: str) -> str | bytes:
+    return body if mimetype == "image/png" and not body.isascii() else body.decode("utf-8-sig", "replace")
+
+
+def _json(body: bytes) -> dict[str, Any]:
+    try:
+        fields = json.loads(body)
+    except (ValueError, RecursionError):
+        raise ValidationError("Not JSON.", "data") from None
+    if not isinstance(fields, dict):
+        raise ValidationError("Not in a JSON object.", "data")
+    return fields
+
+
+def _form(body: bytes) -> dict[str, Any]:
+    try:
+        fields = dict(parse_qsl(body.decode("ascii"), keep_blank_values=True, max_num_fields=MAX_FIELDS))
+    except ValueError:
+        raise ValidationError("Not a form.", "data") from None
+    return fields | {"data": fields["data"].strip().replace(" ", "+")}  # in a form, a blank was a plus

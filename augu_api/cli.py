@@ -1,0 +1,333 @@
+"""The command line: `augu-api`."""
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import click
+from flask import Flask
+from flask.cli import AppGroup, FlaskGroup
+from PIL import Image, ImageOps
+from sqlalchemy import Engine
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm import Session
+from tabulate import tabulate
+
+from augu_api import accounts, create_app, database, tokens
+from augu_api.config import Settings, SettingsError
+from augu_api.detection import ModelUnavailable, select
+from augu_api.detection.catalogue import PUBLISHED, Model, catalogue, find
+from augu_api.detection.engines import load
+from augu_api.detection.pull import pull
+from augu_api.drawing import annotate
+from augu_api.extensions import service
+from augu_api.flags import Flag
+from augu_api.images import SIGNATURE, ImageRejected, decode
+from augu_api.models import User
+from augu_api.schemas import Item
+
+DEMO = "demo"
+
+
+class Commands(FlaskGroup):
+    """A FlaskGroup that serves this application alone, and whose foreseeable failures are a line, not a traceback."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(
+            create_app=_create_app,
+            add_default_commands=False,
+            add_version_option=False,
+            load_dotenv=False,
+            set_debug_flag=False,
+            **kwargs,
+        )
+        self.params = [param for param in self.params if param.name not in ("app", "env_file", "debug")]
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (SettingsError, accounts.AccountError, ModelUnavailable, ImageRejected, OSError) as error:
+            raise click.ClickException(str(error)) from error
+        except DBAPIError as error:
+            raise click.ClickException(f"The database cannot be used: {error.orig}") from error
+
+
+def _create_app() -> Flask:
+    return create_app(Settings.from_env())
+
+
+@click.group(cls=Commands)
+@click.version_option(package_name="augu-api")
+def main() -> None:
+    """Run the Augu API."""
+
+
+as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+who = click.argument("who")
+a_flag = click.Choice([flag.name or "" for flag in Flag], case_sensitive=False)
+flag_names = click.argument("flags", metavar="FLAG...", nargs=-1, required=True, type=a_flag)
+
+
+def _flags(names: tuple[str, ...]) -> Flag:
+    return Flag(sum(Flag[name] for name in set(names)))
+
+
+def _print(rows: list[dict[str, Any]], as_json: bool) -> None:
+    click.echo(json.dumps(rows, indent=2) if as_json else tabulate(rows, headers="keys", disable_numparse=True))
+
+
+# --- users
+
+
+@main.group(cls=AppGroup)
+def users() -> None:
+    """Add, show and change users. WHO is a name or an id."""
+
+
+@contextmanager
+def _changing(name: str) -> Iterator[User]:
+    """The user, whose changes are saved in the end and shown."""
+    with Session(service.engine) as session, session.begin():
+        user = accounts.find(session, name)
+        yield user
+        row = _row(user)
+    _print([row], as_json=False)
+
+
+def _row(user: User) -> dict[str, Any]:
+    until = user.banned_until
+    return {
+        "id": str(user.id),
+        "name": user.name,
+        "flags": ", ".join(user.flags.names),
+        "coefficient": user.coefficient,
+        "banned until": None if until is None else datetime.fromtimestamp(until, UTC).isoformat(" ", "seconds"),
+    }
+
+
+@users.command("add")
+@click.argument("name")
+@click.option("--id", type=int, help="A Discord snowflake, for example. Made up if not given.")
+@click.option("--grant", "flags", metavar="FLAG", multiple=True, type=a_flag, help="Beyond the default flags.")
+@click.option("--coefficient", type=float, default=0.8, show_default=True, help="Requests a minute are 60 times this.")
+def add_user(name: str, id: int | None, flags: tuple[str, ...], coefficient: float) -> None:
+    """Add a user and print the token."""
+    with Session(service.engine) as session, session.begin():
+        user = accounts.create(session, name, id=id, flags=_flags(flags), coefficient=coefficient)
+        token, user_id = accounts.current_token(user), user.id
+    click.echo(f"Added {name} with the id {user_id}. The token:", err=True)
+    click.echo(tokens.issue(service.settings.secret_key, token))
+
+
+@users.command("list")
+@as_json
+def list_users(as_json: bool) -> None:
+    """List all users."""
+    with Session(service.engine) as session:
+        _print([_row(user) for user in accounts.everyone(session)], as_json)
+
+
+@users.command("show")
+@who
+@as_json
+def show_user(who: str, as_json: bool) -> None:
+    """Show a user, and what is left of the quota."""
+    with Session(service.engine) as session:
+        user = accounts.find(session, who)
+        quota = service.quotas.left(user)
+        left = {"requests left": f"{quota.remaining} of {quota.limit}", "for": f"{quota.reset} s"}
+        _print([_row(user) | left], as_json)
+
+
+@users.command("grant")
+@who
+@flag_names
+def grant(who: str, flags: tuple[str, ...]) -> None:
+    """Give a user flags."""
+    with _changing(who) as user:
+        user.flags |= _flags(flags)
+
+
+@users.command("revoke")
+@who
+@flag_names
+def revoke(who: str, flags: tuple[str, ...]) -> None:
+    """Take flags from a user."""
+    with _changing(who) as user:
+        user.flags &= ~_flags(flags)
+
+
+@users.command("quota")
+@who
+@click.argument("coefficient", type=float)
+def set_quota(who: str, coefficient: float) -> None:
+    """Let a user make 60 x COEFFICIENT requests a minute."""
+    with _changing(who) as user:
+        accounts.set_coefficient(user, coefficient)
+
+
+@users.command("ban")
+@who
+@click.option("--minutes", type=click.IntRange(min=1), help="For good if not given.")
+def ban(who: str, minutes: int | None) -> None:
+    """Ban a user."""
+    with _changing(who) as user:
+        accounts.ban(user, minutes and minutes * 60)
+
+
+@users.command("unban")
+@who
+def unban(who: str) -> None:
+    """Lift a user's ban."""
+    with _changing(who) as user:
+        accounts.unban(user)
+
+
+@users.command("remove")
+@who
+def remove(who: str) -> None:
+    """Remove a user for good."""
+    with Session(service.engine) as session, session.begin():
+        session.delete(accounts.find(session, who))
+    click.echo(f"Removed {who}.", err=True)
+
+
+@main.group("tokens", cls=AppGroup)
+def tokens_group() -> None:
+    """Replace tokens."""
+
+
+@tokens_group.command("regenerate")
+@who
+def regenerate(who: str) -> None:
+    """Print a new token for a user; the one before stops working."""
+    with Session(service.engine) as session, session.begin():
+        token = accounts.regenerate(accounts.find(session, who))
+    click.echo(tokens.issue(service.settings.secret_key, token))
+
+
+@main.command("demo")
+def demo() -> None:
+    """Make a user `demo` on first start, and say how to call the API."""
+    with Session(service.engine) as session, session.begin():
+        try:
+            user = accounts.find(session, DEMO)
+        except accounts.AccountError:
+            user = accounts.create(session, DEMO, flags=Flag.IMAGES_OBJECTS | Flag.EXPERIMENTAL)
+        token = tokens.issue(service.settings.secret_key, accounts.current_token(user))
+    url = f"http://127.0.0.1:{service.settings.port}"
+    click.echo(
+        f"Address:     {url}\nDemo token:  {token}\n\n"
+        f"curl -H 'Authorization: Bearer {token}' -H 'Content-Type: image/png' \\\n"
+        f"     --data-binary @examples/street.png {url}/images/classify/objects\n"
+    )
+
+
+# --- models
+
+
+@main.group(cls=AppGroup)
+def weights() -> None:
+    """Show and bring the models that can be served."""
+
+
+@weights.command("list", with_appcontext=False)
+@as_json
+def list_weights(as_json: bool) -> None:
+    """List the models of the catalogue."""
+    _print([_model_row(model) for model in catalogue(Settings.from_env())], as_json)
+
+
+def _model_row(model: Model) -> dict[str, Any]:
+    return {
+        "name": model.name,
+        "there": "yes" if model.weights.is_file() else "no",
+        "MB": model.megabytes,
+        "input": model.input,
+        "AP": model.ap,
+        "speed": model.speed,
+    }
+
+
+@weights.command("pull", with_appcontext=False)
+@click.argument("name", type=click.Choice(list(PUBLISHED)))
+def pull_weights(name: str) -> None:
+    """Download a published model of torchvision."""
+    settings = Settings.from_env()
+    model = find(name, settings)
+    if model.weights.is_file():
+        model.verify()
+        click.echo(f"{model.weights} is there already.", err=True)
+        return
+    with click.progressbar(length=round(model.megabytes * 1e6), label=model.file, file=sys.stderr) as bar:
+
+        def progress(there: int, total: int) -> None:
+            bar.length = total
+            bar.update(there - bar.pos)
+
+        pull(model, settings.weights_url, progress)
+    click.echo(f"AUGU_MODEL={name} serves it.", err=True)
+
+
+@main.command("detect", with_appcontext=False)
+@click.argument("photo", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--annotate", "picture", type=click.Path(dir_okay=False, path_type=Path), help="Draw the boxes here.")
+@click.option("--min-score", type=click.FloatRange(0, 100), default=50, show_default=True, help="In percent.")
+@as_json
+def detect(photo: Path, picture: Path | None, min_score: float, as_json: bool) -> None:
+    """Detect the objects in a PHOTO of any common format, without a server."""
+    settings = Settings.from_env()
+    image = decode(_as_png(photo), settings.max_pixels)
+    found = select(load(settings).detect(image), min_score=min_score, limit=100, names=None)
+    _print([Item().dump(detection) for detection in found], as_json)
+    if picture:
+        annotate(image, found).save(picture)
+
+
+def _as_png(photo: Path) -> bytes:
+    data = photo.read_bytes()
+    if data.startswith(SIGNATURE):
+        return data
+    png = BytesIO()
+    with Image.open(BytesIO(data)) as image:
+        ImageOps.exif_transpose(image).convert("RGB").save(png, "PNG", compress_level=1)
+    return png.getvalue()
+
+
+# --- the database
+
+
+@main.group(cls=AppGroup)
+def db() -> None:
+    """Bring the database up to date, or back."""
+
+
+@db.command("upgrade", with_appcontext=False)
+@click.argument("revision", default="head")
+def upgrade(revision: str) -> None:
+    """Bring the tables up to the newest REVISION; every start does this as well."""
+    _migrate(database.upgrade, revision)
+
+
+@db.command("downgrade", with_appcontext=False)
+@click.argument("revision")
+def downgrade(revision: str) -> None:
+    """Take the tables back to REVISION (`base`: no tables), before an older release is started."""
+    _migrate(database.downgrade, revision)
+
+
+@db.command("current", with_appcontext=False)
+def current() -> None:
+    """Print the revision that the tables are at."""
+    click.echo(database.current(database.connect(Settings.from_env().database_url)) or "none")
+
+
+def _migrate(direction: Callable[[Engine, str], None], revision: str) -> None:
+    engine = database.connect(Settings.from_env().database_url)
+    direction(engine, revision)
+    click.echo(f"The database is at {database.current(engine) or 'no revision'}.", err=True)

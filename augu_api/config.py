@@ -1,0 +1,164 @@
+"""The settings, read once from the environment; nothing else reads os.environ."""
+
+import os
+import secrets
+import tempfile
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import Field, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, Self
+from urllib.parse import urlsplit
+
+ROOT = Path(__file__).resolve().parent.parent
+CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class SettingsError(Exception):
+    """A setting has a value that cannot be used; the message names it."""
+
+
+def _positive(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or not 0 < int(text) < 2**31:
+        raise ValueError("must be a whole number above 0")
+    return int(text)
+
+
+def _environment(text: str) -> str:
+    if text not in ("development", "production"):
+        raise ValueError("must be development or production")
+    return text
+
+
+def _secret(text: str) -> str:
+    if len(text) < 32:
+        raise ValueError("must have at least 32 characters")
+    return text
+
+
+def _url(text: str) -> str:
+    if not urlsplit(text).scheme:
+        raise ValueError("must be a URL")
+    return text
+
+
+def _web_url(text: str) -> str:
+    if urlsplit(text).scheme not in ("http", "https"):
+        raise ValueError("must start with http:// or https://")
+    return text.rstrip("/")
+
+
+def _database(text: str) -> str:
+    scheme, separator, rest = _url(text).partition("://")
+    if scheme in ("postgres", "postgresql"):  # Heroku spells the first; SQLAlchemy wants the driver named
+        scheme = "postgresql+psycopg"
+    if scheme not in ("sqlite", "postgresql+psycopg") or not separator:
+        raise ValueError("must start with sqlite:/// or postgresql://")
+    return f"{scheme}://{rest}"
+
+
+def _path(text: str) -> Path:
+    return Path(text).expanduser().resolve()
+
+
+def _setting(variable: str, default: Any, parse: Callable[[str], Any], about: str, shown: str = "") -> Any:
+    return field(default=default, metadata={"variable": variable, "parse": parse, "about": about, "shown": shown})
+
+
+@dataclass(frozen=True, repr=False)
+class Settings:
+    """Every decision an operator can take, one environment variable each."""
+
+    env: str = _setting(
+        "AUGU_ENV", "development", _environment, "`production` refuses to start without `AUGU_SECRET_KEY`."
+    )
+    secret_key: str = _setting(
+        "AUGU_SECRET_KEY",
+        "",
+        _secret,
+        "Signs the tokens, at least 32 characters. In development one is made and kept in the data folder.",
+        "made on first start",
+    )
+    data_dir: Path = _setting(
+        "AUGU_DATA_DIR", ROOT / "data", _path, "Holds the database, the secret and pulled weights.", "`data`"
+    )
+    database_url: str = _setting(
+        "DATABASE_URL", "", _database, "`postgresql://user:password@host/name`, or SQLite.", "SQLite in the data folder"
+    )
+    ratelimit_storage: str = _setting(
+        "AUGU_RATELIMIT_STORAGE", "", _url, "Where requests are counted: `redis://host:6379`.", "the database"
+    )
+    ban_minutes: int = _setting(
+        "AUGU_BAN_MINUTES", 10, _positive, "How long a user is banned after 50 replies of 429 within as long."
+    )
+    model: str = _setting(
+        "AUGU_MODEL", "bundled", str, "A name that `augu-api weights list` shows, or the folder of a model."
+    )
+    weights_url: str = _setting(
+        "AUGU_WEIGHTS_URL",
+        "https://download.pytorch.org/models",
+        _web_url,
+        "Where `augu-api weights pull` finds the published files: a mirror, for example.",
+    )
+    max_pixels: int = _setting("AUGU_MAX_PIXELS", 25_000_000, _positive, "A photo with more pixels is refused.")
+    queue: int = _setting(
+        "AUGU_QUEUE", 8, _positive, "How many requests may wait for a worker's detector; the next one gets 503."
+    )
+    metrics_token: str = _setting(
+        "AUGU_METRICS_TOKEN", "", _secret, "Bearer token for `GET /metrics`, at least 32 characters.", "refused to all"
+    )
+    metrics_dir: Path | None = _setting(
+        "PROMETHEUS_MULTIPROC_DIR", None, _path, "Where the workers' metrics meet.", "made by gunicorn.conf.py"
+    )
+    docs_url: str = _setting("AUGU_DOCS_URL", "/openapi.json", str, "The documentation that a 403 points to.")
+    workers: int = _setting(
+        "WEB_CONCURRENCY", CORES, _positive, "Worker processes; each loads the model once.", "one for each core"
+    )
+    port: int = _setting("PORT", 8000, _positive, "The port; if it is set, gunicorn listens on every address.")
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] = os.environ) -> Self:
+        """Read the environment; an empty variable counts as unset. SettingsError names a bad one."""
+        settings = cls(**{f.name: _parse(f, environ) for f in fields(cls) if environ.get(f.metadata["variable"])})
+        if settings.env == "production" and not settings.secret_key:
+            raise SettingsError("AUGU_SECRET_KEY: must be set in production (openssl rand -hex 32 makes one)")
+        return settings._with_defaults()
+
+    def _with_defaults(self) -> Self:
+        """Make the data folder and fill in what is kept there."""
+        try:
+            self.data_dir.mkdir(parents=True, exist_ok=True)
+            secret = self.secret_key or _kept_secret(self.data_dir / "secret_key")
+        except OSError as error:
+            raise SettingsError(f"AUGU_DATA_DIR: {error}") from error
+        url = self.database_url or f"sqlite:///{self.data_dir / 'augu.db'}"
+        return replace(self, secret_key=secret, database_url=url)
+
+    @property
+    def weights_dir(self) -> Path:
+        """Where pulled weights are kept."""
+        return self.data_dir / "weights"
+
+    @property
+    def engine_threads(self) -> int:
+        """Threads for the detector of one worker, so that all workers together use each core once."""
+        return max(1, CORES // self.workers)
+
+
+def _parse(f: "Field[Any]", environ: Mapping[str, str]) -> Any:
+    variable = f.metadata["variable"]
+    try:
+        return f.metadata["parse"](environ[variable])
+    except (ValueError, OSError, RuntimeError) as error:
+        raise SettingsError(f"{variable}: {error}") from error
+
+
+def _kept_secret(path: Path) -> str:
+    """The secret in `path`, made on first use (mode 0600); of several processes that try, one makes it."""
+    if not path.exists():
+        with tempfile.NamedTemporaryFile("w", dir=path.parent) as file:  # made with mode 0600
+            file.write(secrets.token_hex(32))
+            file.flush()
+            with suppress(FileExistsError):
+                os.link(file.name, path)
+    return path.read_text().strip()

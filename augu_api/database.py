@@ -1,0 +1,84 @@
+"""Connect to the application's database, and bring its tables up to date."""
+
+import sqlite3
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from sqlalchemy import Connection, Engine, create_engine, event, text
+from sqlalchemy.engine.interfaces import DBAPIConnection, DBAPICursor
+from sqlalchemy.pool import ConnectionPoolEntry
+
+BUSY_SECONDS = 30
+MIGRATION_LOCK = 0x61756775  # any number that every process of the application agrees on
+
+
+def connect(url: str) -> Engine:
+    """An engine for a `sqlite:///` or `postgresql+psycopg://` URL; nothing is opened yet."""
+    engine = create_engine(url, pool_pre_ping=True)
+    if engine.dialect.name == "sqlite":
+        event.listen(engine, "connect", _prepare_sqlite)
+        event.listen(engine, "begin", _begin_sqlite)
+    return engine
+
+
+def one_statement(engine: Engine) -> Engine:
+    """The same engine for work that is a single statement, each its own transaction."""
+    return engine.execution_options(isolation_level="AUTOCOMMIT")
+
+
+def _prepare_sqlite(connection: DBAPIConnection, _: ConnectionPoolEntry) -> None:
+    connection.isolation_level = None  # transactions begin where SQLAlchemy says, not where sqlite3 guesses
+    cursor = connection.cursor()
+    cursor.execute(f"PRAGMA busy_timeout = {BUSY_SECONDS * 1000}")
+    _use_wal(cursor)
+    cursor.execute("PRAGMA synchronous = NORMAL")
+    cursor.close()
+
+
+def _use_wal(cursor: DBAPICursor) -> None:
+    """Switch to the write-ahead log; SQLite does not wait for others who switch a new file at the same moment."""
+    deadline = time.monotonic() + BUSY_SECONDS
+    while True:
+        try:
+            cursor.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.02)
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    """Take the write lock at once: a transaction that asks for it later cannot wait and fails instead."""
+    if connection.get_execution_options().get("isolation_level") != "AUTOCOMMIT":
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+def upgrade(engine: Engine, revision: str = "head") -> None:
+    """Bring the tables up to `revision`; of several processes that try at once, one does it."""
+    _migrate(engine, command.upgrade, revision)
+
+
+def downgrade(engine: Engine, revision: str) -> None:
+    """Take the tables back to `revision`."""
+    _migrate(engine, command.downgrade, revision)
+
+
+def current(engine: Engine) -> str | None:
+    """The revision that the tables are at, None if there are none."""
+    with engine.connect() as connection:
+        return MigrationContext.configure(connection).get_current_revision()
+
+
+def _migrate(engine: Engine, direction: Callable[[Config, str], object], revision: str) -> None:
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).with_name("migrations")).replace("%", "%%"))
+    with engine.begin() as connection:
+        if engine.dialect.name == "postgresql":
+            connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": MIGRATION_LOCK})
+        config.attributes["connection"] = connection
+        direction(config, revision)

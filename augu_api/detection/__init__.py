@@ -1,0 +1,53 @@
+"""What is found in a photo, and who can find it."""
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from itertools import islice
+from typing import Protocol
+
+from PIL import Image
+
+
+@dataclass(frozen=True)
+class Detection:
+    """One object: its category name, its box (x1, y1, x2, y2) in pixels of the image, its score from 0 to 1."""
+
+    name: str
+    box: tuple[float, float, float, float]
+    score: float
+
+    @property
+    def percent(self) -> float:
+        """The score as a client sees it, from 0 to 100."""
+        return round(self.score * 100, 2)
+
+    @property
+    def has_area(self) -> bool:
+        """Whether the box, as a client sees it, has a width and a height."""
+        x1, y1, x2, y2 = (round(side, 2) for side in self.box)
+        return x1 < x2 and y1 < y2
+
+
+def select(
+    found: Iterable[Detection], *, min_score: float, limit: int, names: Collection[str] | None
+) -> list[Detection]:
+    """The first `limit` detections of at least `min_score` percent, of these categories if any are given."""
+    wanted = (d for d in found if d.has_area and d.percent >= min_score and (names is None or d.name in names))
+    return list(islice(wanted, limit))
+
+
+class Detector(Protocol):
+    """A loaded model."""
+
+    names: list[str]
+    """The categories that it knows."""
+
+    facts: dict[str, str]
+    """What runs: `model`, `engine` and the `sha256` of the weights."""
+
+    def detect(self, image: Image.Image) -> list[Detection]:
+        """Find the objects in an RGB image, best score first; boxes lie within the image."""
+
+
+class ModelUnavailable(Exception):
+    """A model cannot be loaded; the message says which, why and what to do."""

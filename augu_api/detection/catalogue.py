@@ -1,0 +1,121 @@
+"""The models that can be served: a name, how it is built, where its weights are.
+
+A model is a folder that holds weights and their facts, `model.json`: `weights/` is the bundled one, and `AUGU_MODEL`
+takes the path of any other. The published ones are torchvision's own builders and files, with their AP on COCO val2017
+(https://docs.pytorch.org/vision/stable/models.html).
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from augu_api.config import ROOT, Settings
+from augu_api.detection import ModelUnavailable
+
+BUNDLED = ROOT / "weights"
+PUBLISHED: dict[str, dict[str, Any]] = {
+    "mobilenet_320": {
+        "architecture": "fasterrcnn_mobilenet_v3_large_320_fpn",
+        "file": "fasterrcnn_mobilenet_v3_large_320_fpn-907ea3f9.pth",
+        "input": "320 to 640",
+        "megabytes": 77.8,
+        "ap": 0.228,
+        "speed": "fast",
+    },
+    "mobilenet": {
+        "architecture": "fasterrcnn_mobilenet_v3_large_fpn",
+        "file": "fasterrcnn_mobilenet_v3_large_fpn-fb6a3cc7.pth",
+        "input": "800 to 1333",
+        "megabytes": 77.8,
+        "ap": 0.328,
+        "speed": "slow",
+    },
+    "resnet50": {
+        "architecture": "fasterrcnn_resnet50_fpn",
+        "file": "fasterrcnn_resnet50_fpn_coco-258fb6c6.pth",
+        "input": "800 to 1333",
+        "megabytes": 167.5,
+        "ap": 0.370,
+        "speed": "very slow",
+    },
+    "resnet50_v2": {
+        "architecture": "fasterrcnn_resnet50_fpn_v2",
+        "file": "fasterrcnn_resnet50_fpn_v2_coco-dd69338a.pth",
+        "input": "800 to 1333",
+        "megabytes": 175.2,
+        "ap": 0.467,
+        "speed": "very slow",
+    },
+}
+
+
+@dataclass(frozen=True)
+class Model:
+    """The facts of a model.
+
+    architecture: a builder of torchvision.models.detection, or nano_rcnn
+    file, sha256: the weights in `folder`, and their hash or, as torchvision's file names carry it, its first digits
+    names: the category of each label, "N/A" where a label is unused; label 0 is the background
+    input: the length in pixels that a photo's sides are fitted to
+    ap: COCO AP, 0 to 1: as published, for the bundled model as measured (see its card)
+    """
+
+    name: str
+    folder: Path
+    architecture: str
+    file: str
+    sha256: str
+    names: list[str]
+    input: str
+    megabytes: float
+    ap: float
+    speed: str
+
+    @property
+    def weights(self) -> Path:
+        """The file of the weights, there or not."""
+        return self.folder / self.file
+
+    def verify(self) -> None:
+        """Raise ModelUnavailable unless the weights are there and whole."""
+        remedy = f"`augu-api weights pull {self.name}` brings it" if self.name in PUBLISHED else "restore the file"
+        if not self.weights.is_file():
+            raise ModelUnavailable(f"{self.weights} is missing: {remedy}.")
+        if not sha256_of(self.weights).startswith(self.sha256):
+            raise ModelUnavailable(f"{self.weights} is damaged, its sha256 is not {self.sha256}: {remedy}.")
+
+
+def sha256_of(path: Path) -> str:
+    """The hash of a file, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def find(name: str, settings: Settings) -> Model:
+    """The model of that name, or the one in the folder of that name. Raises ModelUnavailable."""
+    if name in PUBLISHED:
+        file = PUBLISHED[name]["file"]
+        sha256 = file.rpartition("-")[2].removesuffix(".pth")
+        names = _facts(BUNDLED)["names"]  # both know COCO's labels
+        return Model(name=name, folder=settings.weights_dir, sha256=sha256, names=names, **PUBLISHED[name])
+    folder = BUNDLED if name == "bundled" else Path(name)
+    return Model(name=name, folder=folder, **_facts(folder))
+
+
+def catalogue(settings: Settings) -> list[Model]:
+    """Every model that has a name, its weights there or not."""
+    return [find(name, settings) for name in ("bundled", *PUBLISHED)]
+
+
+def _facts(folder: Path) -> dict[str, Any]:
+    path = folder / "model.json"
+    try:
+        facts = json.loads(path.read_text())
+        return {f.name: facts[f.name] for f in fields(Model) if f.name not in ("name", "folder")}
+    except FileNotFoundError:
+        known = ", ".join(("bundled", *PUBLISHED))
+        raise ModelUnavailable(f"{folder} is neither a folder with a model.json nor one of {known}.") from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelUnavailable(f"{path} cannot be used: {error!r}.") from error

@@ -1,0 +1,125 @@
+"""The documentation blueprint: openapi.json, made from the routes, their gates, their docstrings and the schemas."""
+
+from importlib.metadata import version
+from typing import Any
+
+from apispec import APISpec
+from apispec.ext.marshmallow import MarshmallowPlugin
+from apispec.ext.marshmallow.openapi import OpenAPIConverter
+from flask import Blueprint, Flask, Response, current_app, jsonify
+from marshmallow import Schema, fields
+from werkzeug.routing import Rule
+
+from augu_api import schemas
+from augu_api.envelope import error_of
+
+docs = Blueprint("docs", __name__)
+
+DATA: dict[str, type[Schema]] = {
+    "images.objects": schemas.ImageObjects,
+    "images.names": schemas.CategoryNames,
+    "session.details": schemas.SessionDetails,
+    "ops.live": schemas.Live,
+    "ops.ready": schemas.Ready,
+}
+PLAIN = {"ops.prometheus": ("text/plain", "string"), "docs.openapi": ("application/json", "object")}
+FAILURES = {"images.objects": {400}, "images.names": {503}, "ops.ready": {503}, "ops.prometheus": {401, 403}}
+QUOTA = {
+    "X-Ratelimit-Limit": "Requests in a window of 60 seconds.",
+    "X-Ratelimit-Remaining": "Requests left in this window.",
+    "X-Ratelimit-Reset": "Whole seconds until the window ends.",
+}
+RETRY = {"Retry-After": "Whole seconds to wait.", "X-Retry-After": "The same."}
+
+
+@docs.get("/openapi.json")
+def openapi() -> Response:
+    """Describe this API in OpenAPI 3.1."""
+    return jsonify(specification(current_app))
+
+
+def specification(app: Flask) -> dict[str, Any]:
+    """The OpenAPI document of the application's routes."""
+    plugin = MarshmallowPlugin()
+    spec = APISpec("Augu API", version("augu-api"), "3.1.0", [plugin], info={"license": {"name": "Apache-2.0"}})
+    assert plugin.converter is not None  # noqa: S101 - the line above made it
+    plugin.converter.add_parameter_attribute_function(_commas)
+    plugin.map_to_openapi_type(schemas.Photo, "string", None)  # type: ignore[no-untyped-call]
+    spec.components.security_scheme("token", {"type": "http", "scheme": "bearer", "bearerFormat": "JWS"})
+    spec.components.schema("Failure", _failure())
+    for rule in sorted(app.url_map.iter_rules(), key=lambda rule: rule.rule):
+        methods = (rule.methods or set()) - {"HEAD"}
+        spec.path(rule.rule, operations={method.lower(): _operation(app, rule) for method in methods})
+    return spec.to_dict()
+
+
+def _operation(app: Flask, rule: Rule) -> dict[str, Any]:
+    view = app.view_functions[rule.endpoint]
+    flags = getattr(view, "flags", None)  # of a gated view
+    failures = FAILURES.get(rule.endpoint, set()) | ({401, 403, 429, 503} if flags is not None else set())
+    quota = {} if flags is None else QUOTA
+    operation = {
+        "operationId": rule.endpoint,
+        "summary": view.__doc__,
+        "responses": {"200": _success(rule.endpoint, quota)} | {str(s): _refusal(s, quota) for s in sorted(failures)},
+    }
+    if failures & {401}:
+        operation["security"] = [{"token": []}]
+    if flags:
+        operation["description"] = f"Needs the flags {' and '.join(flags.names)}."
+    if rule.endpoint == "images.objects":
+        operation["parameters"] = [{"in": "query", "schema": schemas.ObjectsQuery(())}]
+        operation["requestBody"] = _photo()
+    return operation
+
+
+def _photo() -> dict[str, Any]:
+    form = {"schema": schemas.ObjectsRequest(max_pixels=0)}
+    forms = ("application/json", "application/x-www-form-urlencoded", "multipart/form-data")
+    text = {"text/plain": {"schema": {"type": "string"}}, "image/png": {"schema": {}}}
+    return {"required": True, "content": dict.fromkeys(forms, form) | text}
+
+
+def _success(endpoint: str, headers: dict[str, str]) -> dict[str, Any]:
+    mimetype, kind = PLAIN.get(endpoint, ("application/json", "envelope"))
+    schema = _envelope(DATA[endpoint]) if kind == "envelope" else {"type": kind}
+    return {
+        "description": "Request fulfilled.",
+        "content": {mimetype: {"schema": schema}},
+        "headers": _headers(headers),
+    }
+
+
+def _refusal(status: int, quota: dict[str, str]) -> dict[str, Any]:
+    headers = ({} if status == 401 else quota) | (RETRY if status in (429, 503) else {})
+    content = {"application/json": {"schema": {"$ref": "#/components/schemas/Failure"}}}
+    return {"description": error_of(status), "content": content, "headers": _headers(headers)}
+
+
+def _envelope(data: type[Schema]) -> dict[str, Any]:
+    properties = {
+        "statusCode": {"type": "integer", "enum": [200]},
+        "error": {"type": "null"},
+        "message": {"type": "string"},
+        "data": data,
+    }
+    return {"type": "object", "required": list(properties), "properties": properties}
+
+
+def _failure() -> dict[str, Any]:
+    properties = {
+        "statusCode": {"type": "integer"},
+        "error": {"type": "string"},
+        "message": {"type": "string"},
+        "details": {"type": "object", "description": "The reasons, by field."},
+    }
+    return {"type": "object", "required": ["statusCode", "error", "message"], "properties": properties}
+
+
+def _headers(about: dict[str, str]) -> dict[str, Any]:
+    named = about | {"X-Request-Id": "The caller's own, or a new one; the log has it too."}
+    return {name: {"description": text, "schema": {"type": "string"}} for name, text in named.items()}
+
+
+def _commas(_: OpenAPIConverter, field: fields.Field[Any], **__: Any) -> dict[str, Any]:
+    return {"explode": False, "style": "form"} if isinstance(field, schemas.CommaSeparated) else {}

@@ -1,0 +1,45 @@
+"""What a request needs of its application: unbound until `create_app` binds it."""
+
+from dataclasses import dataclass
+from typing import cast
+
+from flask import current_app
+from sqlalchemy import Engine, select
+from werkzeug.local import LocalProxy
+
+from augu_api.config import Settings
+from augu_api.detection import Detector
+from augu_api.detection.line import Line
+from augu_api.quotas import Quotas
+
+KEY = "augu_api"
+
+
+class NoDetector(RuntimeError):
+    """The application was made without a detector, as the command line does."""
+
+
+@dataclass(frozen=True)
+class Service:
+    """The collaborators of the views."""
+
+    settings: Settings
+    engine: Engine
+    quotas: Quotas
+    line: Line
+    loaded: Detector | None
+
+    @property
+    def detector(self) -> Detector:
+        """The loaded detector; raises NoDetector."""
+        if self.loaded is None:
+            raise NoDetector
+        return self.loaded
+
+    def answers(self) -> bool:
+        """Whether the database and the storage of the counts answer."""
+        with self.engine.connect() as connection:
+            return bool(connection.scalar(select(1))) and self.quotas.check()
+
+
+service = cast(Service, LocalProxy(lambda: current_app.extensions[KEY]))

@@ -1,0 +1,146 @@
+"""From the bytes of a PNG file to a verified RGB image.
+
+The file is checked before anything is decoded: signature, header, and every chunk's length and checksum. Only the
+chunks that make pixels reach the decoder, so texts, colour profiles and animations in a file cost nothing.
+Source of the format: PNG (Third Edition), W3C, https://www.w3.org/TR/png-3/.
+"""
+
+import struct
+import zlib
+from collections.abc import Iterator
+from io import BytesIO
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+SIGNATURE = b"\x89PNG\r\n\x1a\n"
+MAX_BYTES = 5 * 1024 * 1024
+MAX_CHUNKS = 100_000
+PIXEL_CHUNKS = frozenset((b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"))
+CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by colour type
+DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}
+ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
+
+
+class ImageRejected(ValueError):
+    """The bytes are not an image that can be accepted; the message says why, for a person."""
+
+
+class Header(NamedTuple):
+    """A PNG's IHDR."""
+
+    width: int
+    height: int
+    depth: int
+    colour: int
+    compression: int
+    filtering: int
+    interlaced: int
+
+    @property
+    def size(self) -> int:
+        """How many bytes the pixels take before compression: a filter byte, then the packed samples, each row."""
+        bits = self.depth * CHANNELS[self.colour]
+        passes = ADAM7 if self.interlaced else ((0, 0, 1, 1),)
+        sides = ((-(-(self.width - x) // dx), -(-(self.height - y) // dy)) for x, y, dx, dy in passes)
+        return sum(rows * (1 + (columns * bits + 7) // 8) for columns, rows in sides if columns > 0 and rows > 0)
+
+
+def decode(data: bytes, max_pixels: int) -> Image.Image:
+    """Decode a PNG into an RGB image of at most `max_pixels` pixels; transparency is laid over white.
+
+    Any colour type and depth, interlaced or not; of an animated file, the still image. Orientation and colour
+    profiles are left as stored. Raises ImageRejected.
+    """
+    header = _header(data, max_pixels)
+    chunks = list(_chunks(data))
+    _check_length(header, chunks)
+    pixels = BytesIO(SIGNATURE + b"".join(raw for kind, raw in chunks if kind in PIXEL_CHUNKS))
+    try:
+        with Image.open(pixels, formats=["PNG"]) as image:
+            image.load()
+            return _to_rgb(image, header)
+    except (OSError, ValueError, SyntaxError, zlib.error, struct.error, IndexError) as error:
+        raise ImageRejected("Corrupt PNG image.") from error
+
+
+def _header(data: bytes, max_pixels: int) -> Header:
+    if len(data) > MAX_BYTES:
+        raise ImageRejected(f"Larger than {MAX_BYTES} bytes.")
+    if not data.startswith(SIGNATURE):
+        raise ImageRejected("Not a PNG image.")
+    if len(data) < 33:
+        raise ImageRejected("Truncated PNG image.")
+    if data[8:16] != b"\0\0\0\rIHDR":
+        raise ImageRejected("Corrupt PNG image: it does not start with a header.")
+    header = Header(*struct.unpack_from(">IIBBBBB", data, 16))
+    if not (0 < header.width < 2**31 and 0 < header.height < 2**31):
+        raise ImageRejected("Corrupt PNG image: a side has no length.")
+    if header.width * header.height > max_pixels:
+        raise ImageRejected(f"More than {max_pixels} pixels: {header.width} x {header.height}.")
+    if header.depth not in DEPTHS.get(header.colour, ()) or header.interlaced > 1:
+        raise ImageRejected("Corrupt PNG image: no such kind of pixels.")
+    if header.compression or header.filtering:
+        raise ImageRejected("Corrupt PNG image: no such compression.")
+    return header
+
+
+def _chunks(data: bytes) -> Iterator[tuple[bytes, memoryview]]:
+    """Yield each chunk's type and its whole bytes, its checksum verified, up to and with IEND."""
+    view, at = memoryview(data), len(SIGNATURE)
+    for _ in range(MAX_CHUNKS):
+        if at + 12 > len(data):
+            raise ImageRejected("Truncated PNG image.")
+        length, kind = struct.unpack_from(">I4s", data, at)
+        end = at + 12 + length
+        if end > len(data):
+            raise ImageRejected("Truncated PNG image.")
+        if struct.unpack_from(">I", data, end - 4)[0] != zlib.crc32(view[at + 4 : end - 4]):
+            raise ImageRejected("Corrupt PNG image: a checksum does not hold.")
+        if not kind[0] & 0x20 and kind not in PIXEL_CHUNKS:
+            raise ImageRejected("Corrupt PNG image: an unknown critical chunk.")
+        yield kind, view[at:end]
+        if kind == b"IEND":
+            return
+        at = end
+    raise ImageRejected(f"More than {MAX_CHUNKS} chunks.")
+
+
+def _check_length(header: Header, chunks: list[tuple[bytes, memoryview]]) -> None:
+    """Refuse compressed pixels that are broken or end early, which the decoder would show as black."""
+    inflate, left = zlib.decompressobj(), header.size
+    try:
+        for kind, raw in chunks:
+            if kind == b"IDAT" and left and len(raw) > 12:
+                left -= len(inflate.decompress(raw[8:-4], left))
+    except zlib.error as error:
+        raise ImageRejected("Corrupt PNG image: its pixels cannot be decompressed.") from error
+    if left:
+        raise ImageRejected("Truncated PNG image: rows are missing.")
+
+
+def _to_rgb(image: Image.Image, header: Header) -> Image.Image:
+    key = image.info.get("transparency")
+    if image.mode == "I;16":
+        return _grey16_to_rgb(image, key)
+    if key is not None and header.colour == 0:  # stored in samples of the file's depth
+        image = image.convert("L")
+        image.info["transparency"] = key if header.depth == 1 else key * 255 // (2**header.depth - 1)
+    if key is not None and header.depth == 16 and header.colour == 2:  # Pillow keeps the high bytes of such samples
+        image.info["transparency"] = tuple(sample >> 8 for sample in key)
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    image = image.convert("RGBA")
+    white = Image.new("RGB", image.size, "white")
+    white.paste(image, mask=image.getchannel("A"))
+    return white
+
+
+def _grey16_to_rgb(image: Image.Image, key: int | None) -> Image.Image:
+    """Scale 16 bits to 8: Pillow's own conversion clips at 255 instead."""
+    samples = np.asarray(image)
+    grey = (samples // 257).astype(np.uint8)
+    if key is not None:
+        grey[samples == key] = 255
+    return Image.fromarray(grey).convert("RGB")

@@ -1,0 +1,120 @@
+"""How many requests a user may make, and the ban for those who go on asking."""
+
+import math
+import time
+from dataclasses import dataclass
+
+from limits import RateLimitItem, RateLimitItemPerMinute
+from limits.storage import Storage, storage_from_string
+from limits.strategies import FixedWindowRateLimiter
+from sqlalchemy import Engine, delete, select, text
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import Session
+
+from augu_api import accounts
+from augu_api.database import one_statement
+from augu_api.models import Count, User
+
+REFUSALS = 50
+COUNT = text("""
+    INSERT INTO counts (key, count, expires_at) VALUES (:key, :amount, :now + :expiry)
+    ON CONFLICT (key) DO UPDATE SET
+        count = CASE WHEN counts.expires_at > :now THEN counts.count ELSE 0 END + :amount,
+        expires_at = CASE WHEN counts.expires_at > :now THEN counts.expires_at ELSE :now + :expiry END
+    RETURNING count
+""")
+
+
+@dataclass(frozen=True)
+class Quota:
+    """A user's window: the cap, the requests left, the whole seconds until it ends."""
+
+    limit: int
+    remaining: int
+    reset: int
+
+
+class QuotaExceeded(Exception):
+    """The user has no requests left in this window."""
+
+
+class DatabaseStorage(Storage):
+    """Counts for `limits`, kept in the application's database; each is one atomic statement."""
+
+    STORAGE_SCHEME = None
+
+    def __init__(self, engine: Engine) -> None:
+        super().__init__(wrap_exceptions=True)
+        self.engine = one_statement(engine)
+
+    @property
+    def base_exceptions(self) -> type[Exception]:
+        return SQLAlchemyError
+
+    def incr(self, key: str, expiry: int, amount: int = 1) -> int:
+        """Count `amount` more in the key's window, or in a new one of `expiry` seconds; the sum so far."""
+        values = {"key": key, "amount": amount, "now": time.time(), "expiry": expiry}
+        with self.engine.connect() as connection:
+            return int(connection.execute(COUNT, values).scalar_one())
+
+    def get(self, key: str) -> int:
+        """The count of the key's window."""
+        now = time.time()
+        query = select(Count.count).where(Count.key == key, Count.expires_at > now)
+        with self.engine.connect() as connection:
+            return connection.execute(query).scalar() or 0
+
+    def get_expiry(self, key: str) -> float:
+        """When the key's window ends (Unix time); now, if it has none."""
+        query = select(Count.expires_at).where(Count.key == key)
+        with self.engine.connect() as connection:
+            return max(connection.execute(query).scalar() or 0.0, time.time())
+
+    def check(self) -> bool:
+        """Whether the database answers."""
+        with self.engine.connect() as connection:
+            return bool(connection.execute(select(1)).scalar())
+
+    def reset(self) -> int | None:
+        """Forget every count."""
+        with self.engine.connect() as connection:
+            return connection.execute(delete(Count)).rowcount
+
+    def clear(self, key: str) -> None:
+        """Forget one."""
+        with self.engine.connect() as connection:
+            connection.execute(delete(Count).where(Count.key == key))
+
+
+class Quotas:
+    """A fixed window of 60 seconds for each user. The 50th refusal within `ban_minutes` bans for as long."""
+
+    def __init__(self, engine: Engine, storage_url: str, ban_minutes: int) -> None:
+        self.engine = engine
+        storage = storage_from_string(storage_url, wrap_exceptions=True) if storage_url else DatabaseStorage(engine)
+        self.limiter = FixedWindowRateLimiter(storage)
+        self.refusals = RateLimitItemPerMinute(REFUSALS - 1, ban_minutes, namespace="refusals")
+
+    def count(self, user: User) -> None:
+        """Count a request; raises QuotaExceeded past the cap, and bans a user who is past it too often."""
+        if self.limiter.hit(_window(user), str(user.id)):
+            return
+        if not self.limiter.hit(self.refusals, str(user.id)):
+            with Session(self.engine) as session, session.begin():
+                if current := session.get(User, user.id):
+                    accounts.ban(current, self.refusals.get_expiry())
+            self.limiter.clear(self.refusals, str(user.id))
+        raise QuotaExceeded
+
+    def left(self, user: User) -> Quota:
+        """What is left of the user's window."""
+        reset, remaining = self.limiter.get_window_stats(_window(user), str(user.id))
+        return Quota(user.cap, remaining, max(0, math.ceil(reset - time.time())))
+
+    def check(self) -> bool:
+        """Whether the storage of the counts answers."""
+        return self.limiter.storage.check()
+
+
+def _window(user: User) -> RateLimitItem:
+    return RateLimitItemPerMinute(user.cap, namespace="requests")

@@ -1,0 +1,154 @@
+"""What is read from a request and what is written to a reply, and nothing else: no database, no request, no clock."""
+
+import binascii
+import re
+from collections.abc import Collection, Mapping
+from typing import Any, cast
+
+from marshmallow import EXCLUDE, RAISE, Schema, ValidationError, fields, pre_dump, validate, validates
+from PIL import Image
+
+from augu_api.detection import Detection
+from augu_api.images import MAX_BYTES, ImageRejected, decode
+
+PREFIX = re.compile(rb"^\s*data:image/png;base64,", re.IGNORECASE)
+WHITE_SPACE = b" \t\r\n\v\f"
+
+
+class Photo(fields.Field[Image.Image]):
+    """A PNG, as base64 text or as bytes, loaded as an RGB image of at most the schema's `max_pixels`."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **_: Any) -> Image.Image:
+        if not isinstance(value, str | bytes):
+            raise ValidationError("Not a string.")
+        max_pixels = cast(ObjectsRequest, self.parent).max_pixels
+        try:
+            return decode(value if isinstance(value, bytes) else _from_base64(value), max_pixels)
+        except ImageRejected as error:
+            raise ValidationError(str(error)) from error
+
+
+def _from_base64(text: str) -> bytes:
+    """Decode, white space and a data URL's prefix aside; raises ImageRejected."""
+    if not text.isascii():
+        raise ImageRejected("Not base64. The file's bytes are accepted with Content-Type: image/png.")
+    encoded = PREFIX.sub(b"", text.encode("ascii")).translate(None, WHITE_SPACE)
+    if not encoded:
+        raise ImageRejected("Missing.")
+    if len(encoded) > (MAX_BYTES + 2) // 3 * 4:
+        raise ImageRejected(f"Larger than {MAX_BYTES} bytes.")
+    try:
+        return binascii.a2b_base64(encoded, strict_mode=True)
+    except binascii.Error as error:
+        raise ImageRejected("Not base64.") from error
+
+
+class ObjectsRequest(Schema):
+    """The body of the endpoint."""
+
+    data = Photo(
+        required=True,
+        error_messages={"required": "Missing.", "null": "Missing."},
+        metadata={"description": "The PNG file, base64 encoded, at most 5 MB once decoded."},
+    )
+
+    def __init__(self, max_pixels: int) -> None:
+        super().__init__(unknown=EXCLUDE)
+        self.max_pixels = max_pixels
+
+
+class CommaSeparated(fields.List[str]):
+    """Texts with commas between them."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> list[Any]:
+        return super()._deserialize([text.strip() for text in value.split(",")], attr, data, **kwargs)
+
+
+class ObjectsQuery(Schema):
+    """The query parameters of the endpoint."""
+
+    min_score = fields.Float(
+        load_default=50.0,
+        validate=validate.Range(0, 100),
+        metadata={"description": "Leave out objects with a lower score, in percent."},
+    )
+    limit = fields.Integer(
+        load_default=100, validate=validate.Range(1, 100), metadata={"description": "Return no more objects than this."}
+    )
+    names = CommaSeparated(
+        fields.String(), load_default=None, metadata={"description": "Return only these categories, comma-separated."}
+    )
+
+    def __init__(self, known: Collection[str]) -> None:
+        super().__init__(unknown=RAISE)
+        self.known = known
+
+    @validates("names")
+    def _know(self, names: list[str] | None, **_: Any) -> None:
+        if unknown := [name for name in names or () if name not in self.known]:
+            raise ValidationError(f"Unknown: {unknown[0][:40]!r}. GET /images/classify/objects/names lists them.")
+
+
+class Item(Schema):
+    """One object."""
+
+    name = fields.String(required=True, metadata={"description": "The category, lower case."})
+    x = fields.Float(required=True, metadata={"description": "Pixels from the left edge to the box."})
+    y = fields.Float(required=True, metadata={"description": "Pixels from the top edge to the box."})
+    width = fields.Float(required=True, metadata={"description": "The box's width in pixels."})
+    height = fields.Float(required=True, metadata={"description": "The box's height in pixels."})
+    score = fields.Float(
+        required=True,
+        validate=validate.Range(0, 100),
+        metadata={"description": "Percent; under 60 the object is unlikely to be there."},
+    )
+
+    @pre_dump
+    def _round(self, detection: Detection, **_: Any) -> dict[str, Any]:
+        x1, y1, x2, y2 = (round(side, 2) for side in detection.box)
+        size = {"width": round(x2 - x1, 2), "height": round(y2 - y1, 2)}
+        return {"name": detection.name, "x": x1, "y": y1, "score": detection.percent} | size
+
+
+class ImageObjects(Schema):
+    """The reply of the endpoint."""
+
+    objects = fields.List(fields.Nested(Item), required=True, metadata={"description": "Best score first."})
+    took = fields.Integer(required=True, metadata={"description": "Milliseconds that the evaluation took."})
+
+
+class CategoryNames(Schema):
+    """What the loaded model knows."""
+
+    names = fields.List(fields.String(), required=True, metadata={"description": "The categories, by label."})
+
+
+class SessionDetails(Schema):
+    """The caller's account."""
+
+    id = fields.String(required=True, metadata={"description": "A 64-bit integer, as text since JavaScript rounds it."})
+    flags = fields.Integer(required=True, metadata={"description": "The bitfield."})
+    flag_names = fields.List(
+        fields.String(),
+        required=True,
+        attribute="flags.names",
+        data_key="flagNames",
+        metadata={"description": "The same flags by name."},
+    )
+    ratelimit = fields.Float(
+        required=True, attribute="coefficient", metadata={"description": "The cap of a window is 60 times this."}
+    )
+
+
+class Live(Schema):
+    """The process answers."""
+
+    live = fields.Boolean(required=True)
+
+
+class Ready(Schema):
+    """What would answer a request."""
+
+    model = fields.String(required=True)
+    engine = fields.String(required=True)
+    sha256 = fields.String(required=True, metadata={"description": "The hash of the weights."})

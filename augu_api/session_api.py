@@ -1,0 +1,16 @@
+"""The session blueprint."""
+
+from flask import Blueprint, Response, g
+
+from augu_api.auth import requires
+from augu_api.envelope import success
+from augu_api.schemas import SessionDetails
+
+session = Blueprint("session", __name__)
+
+
+@session.get("/session")
+@requires()
+def details() -> Response:
+    """Show the caller's account."""
+    return success(SessionDetails().dump(g.user))

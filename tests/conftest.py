@@ -1,0 +1,320 @@
+"""What the tests share: an application with a fake detector, and real servers.
+
+A test whose server or data is missing is skipped, or fails under AUGU_TEST_ALL=1. AUGU_SHARED names a folder with
+labelled photos (photos/dev/instances.json and photos/dev/images in COCO's format).
+"""
+
+import base64
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from io import BytesIO
+from pathlib import Path
+
+import psycopg
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient
+from PIL import Image
+from sqlalchemy.orm import Session
+
+from augu_api import accounts, create_app, tokens
+from augu_api.config import ROOT, Settings
+from augu_api.detection import Detection, Detector
+from augu_api.detection.engines import load
+from augu_api.extensions import KEY, Service
+from augu_api.flags import Flag
+
+BIN = Path(sys.executable).parent
+BOTH = Flag.IMAGES_OBJECTS | Flag.EXPERIMENTAL
+OBJECTS = "/images/classify/objects"
+
+
+def missing(what: str) -> None:
+    """Skip a test that cannot run here, or fail where everything must run."""
+    if os.environ.get("AUGU_TEST_ALL") == "1":
+        pytest.fail(f"{what} is missing")
+    pytest.skip(f"{what} is missing")
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 60) -> None:
+    """Poll until the condition holds; fails after `seconds`."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.05)
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def answers(port: int) -> bool:
+    """Whether somebody listens on the port."""
+    with socket.socket() as client:
+        return client.connect_ex(("127.0.0.1", port)) == 0
+
+
+def png_of(image: Image.Image, **options: object) -> bytes:
+    """The image as a PNG file."""
+    file = BytesIO()
+    image.save(file, "PNG", **options)
+    return file.getvalue()
+
+
+# --- the application with a fake detector
+
+
+@dataclass
+class FakeDetector:
+    """Finds what it is told to, and remembers the images that it saw."""
+
+    found: list[Detection] = field(
+        default_factory=lambda: [
+            Detection("person", (1.234, 2.345, 6.789, 7.891), 0.89334),
+            Detection("cat", (0.0, 0.0, 8.0, 8.0), 0.5),
+            Detection("dog", (0.0, 0.0, 8.0, 8.0), 0.123),
+        ]
+    )
+    names: list[str] = field(default_factory=lambda: ["person", "cat", "dog"])
+    facts: dict[str, str] = field(default_factory=lambda: {"model": "fake", "engine": "none", "sha256": "0"})
+    seen: list[Image.Image] = field(default_factory=list)
+
+    def detect(self, image: Image.Image) -> list[Detection]:
+        """Find the same in every image."""
+        self.seen.append(image)
+        return self.found
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    """The default settings, with a data folder of the test's own."""
+    return Settings.from_env({"AUGU_DATA_DIR": str(tmp_path / "data")})
+
+
+@pytest.fixture
+def detector() -> FakeDetector:
+    return FakeDetector()
+
+
+@pytest.fixture
+def app(settings: Settings, detector: FakeDetector) -> Flask:
+    """The application on an empty SQLite database."""
+    return create_app(settings, detector)
+
+
+@pytest.fixture
+def service(app: Flask) -> Service:
+    """The application's collaborators."""
+    found = app.extensions[KEY]
+    assert isinstance(found, Service)
+    return found
+
+
+@pytest.fixture
+def client(app: Flask) -> FlaskClient:
+    return app.test_client()
+
+
+AddUser = Callable[..., str]
+
+
+def add_user_to(service: Service, name: str = "alice", flags: Flag = BOTH, **options: object) -> str:
+    """Add a user and return the Authorization header's value."""
+    with Session(service.engine) as session, session.begin():
+        token = accounts.current_token(accounts.create(session, name, flags=flags, **options))
+    return f"Bearer {tokens.issue(service.settings.secret_key, token)}"
+
+
+@pytest.fixture
+def add_user(service: Service) -> AddUser:
+    """Add a user to the application: `add_user(name, flags, coefficient=…, id=…)` returns the Authorization value."""
+    return lambda *args, **options: add_user_to(service, *args, **options)
+
+
+@pytest.fixture
+def auth(add_user: AddUser) -> dict[str, str]:
+    """The headers of a user with both flags and plenty of requests."""
+    return {"Authorization": add_user(coefficient=1000)}
+
+
+@pytest.fixture(scope="session")
+def png() -> bytes:
+    """A small photo."""
+    return png_of(Image.new("RGB", (8, 8), "navy"))
+
+
+@pytest.fixture(scope="session")
+def photo(png: bytes) -> str:
+    """The same as base64."""
+    return base64.b64encode(png).decode()
+
+
+# --- the real parts
+
+
+@pytest.fixture(scope="session")
+def bundled(tmp_path_factory: pytest.TempPathFactory) -> Detector:
+    """The bundled model, loaded once for all tests."""
+    return load(Settings.from_env({"AUGU_DATA_DIR": str(tmp_path_factory.mktemp("bundled"))}))
+
+
+@pytest.fixture(scope="session")
+def dev_photos() -> Path:
+    """The folder of the labelled photos."""
+    folder = Path(os.environ.get("AUGU_SHARED", "nowhere")) / "photos" / "dev"
+    if not folder.is_dir():
+        missing("AUGU_SHARED")
+    return folder
+
+
+@dataclass
+class Server:
+    """A real gunicorn with its own data folder."""
+
+    port: int
+    process: subprocess.Popen[bytes]
+    env: dict[str, str]
+    log: Path
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def workers(self) -> list[int]:
+        """The process ids of the workers."""
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
+        return [int(pid) for pid in children.split()]
+
+    def run(self, *command: str) -> str:
+        """Run an augu-api command against the server's database; its standard output."""
+        return augu_api(*command, env=self.env)
+
+    def is_ready(self) -> bool:
+        assert self.process.poll() is None, self.log.read_text()
+        try:
+            with urllib.request.urlopen(f"{self.url}/health/ready", timeout=5) as response:
+                return response.status == 200
+        except (urllib.error.URLError, OSError):
+            return False
+
+    def stop(self) -> None:
+        self.process.send_signal(signal.SIGTERM)
+        self.process.wait(60)
+
+
+def augu_api(*command: str, env: dict[str, str]) -> str:
+    """Run the command line as a person would."""
+    return subprocess.run([BIN / "augu-api", *command], env=env, check=True, stdout=subprocess.PIPE, text=True).stdout
+
+
+Serve = Callable[..., Server]
+
+
+@pytest.fixture
+def serve(tmp_path: Path) -> Iterator[Serve]:
+    """Start gunicorn as the Procfile does: `serve(AUGU_QUEUE="1", …)`; its settings are the arguments."""
+    running = []
+
+    def start(**settings: str) -> Server:
+        port = free_port()
+        env = os.environ | {"AUGU_DATA_DIR": str(tmp_path / "served")} | settings
+        log = tmp_path / f"gunicorn-{port}.log"
+        with log.open("wb") as out:
+            command = [BIN / "gunicorn", "--bind", f"127.0.0.1:{port}"]
+            process = subprocess.Popen(command, env=env, cwd=ROOT, stdout=out, stderr=subprocess.STDOUT)
+        server = Server(port, process, env, log)
+        running.append(server)
+        wait_until(server.is_ready)
+        return server
+
+    yield start
+    for server in running:
+        if server.process.poll() is None:
+            server.stop()
+
+
+def _as_user(name: str) -> list[str]:
+    """PostgreSQL refuses to run as root."""
+    return ["runuser", "-u", name, "--"] if os.geteuid() == 0 else []
+
+
+@pytest.fixture(scope="session")
+def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A real PostgreSQL; the URL of its maintenance database."""
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin")) if Path("/usr/lib/postgresql").is_dir() else []
+    if not found:
+        missing("PostgreSQL")
+    folder, port = Path(f"/tmp/augu-postgres-{os.getpid()}"), free_port()
+    folder.mkdir()
+    if os.geteuid() == 0:
+        shutil.chown(folder, "postgres")
+    as_user, data = _as_user("postgres"), str(folder / "data")
+    subprocess.run([*as_user, found[-1] / "initdb", "-D", data, "-U", "augu", "-A", "trust"], check=True)
+    options = f"-c port={port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={folder} -c fsync=off"
+    log = str(folder / "log")
+    subprocess.run([*as_user, found[-1] / "pg_ctl", "-D", data, "-l", log, "-o", options, "-w", "start"], check=True)
+    yield f"postgresql://augu@127.0.0.1:{port}/postgres"
+    subprocess.run([*as_user, found[-1] / "pg_ctl", "-D", data, "-m", "immediate", "stop"], check=True)
+    shutil.rmtree(folder)
+
+
+@pytest.fixture
+def postgres(postgres_server: str) -> str:
+    """The URL of an empty PostgreSQL database."""
+    with psycopg.connect(postgres_server, autocommit=True) as connection:
+        connection.execute("DROP DATABASE IF EXISTS augu WITH (FORCE)")
+        connection.execute("CREATE DATABASE augu")
+    return postgres_server.replace("/postgres", "/augu")
+
+
+@pytest.fixture
+def redis(tmp_path: Path) -> Iterator[str]:
+    """The URL of a real, empty Redis."""
+    program = shutil.which("redis-server")
+    if program is None:
+        missing("redis-server")
+    port = free_port()
+    process = subprocess.Popen([str(program), "--port", str(port), "--save", "", "--dir", str(tmp_path)])
+    wait_until(lambda: answers(port))
+    yield f"redis://127.0.0.1:{port}"
+    process.terminate()
+    process.wait()
+
+
+@pytest.fixture
+def nginx(tmp_path: Path) -> Iterator[Callable[[int], int]]:
+    """Start a real nginx with deploy/nginx.conf in front of a port: `nginx(8000)` returns the port it listens on."""
+    program = shutil.which("nginx")
+    if program is None:
+        missing("nginx")
+    running = []
+
+    def start(upstream: int) -> int:
+        port = free_port()
+        given = (ROOT / "deploy" / "nginx.conf").read_text()
+        config = tmp_path / "nginx.conf"
+        config.write_text(
+            given.replace("127.0.0.1:8000", f"127.0.0.1:{upstream}").replace("listen 80;", f"listen {port};")
+        )
+        command = [str(program), "-p", str(tmp_path), "-c", str(config), "-g", f"daemon off; pid {tmp_path}/nginx.pid;"]
+        running.append(subprocess.Popen(command))
+        wait_until(lambda: answers(port))
+        return port
+
+    yield start
+    for process in running:
+        process.terminate()
+        process.wait()

@@ -1,0 +1,9 @@
+"""What a WSGI server runs: settings -> logs -> detector -> application."""
+
+from augu_api import create_app, logs
+from augu_api.config import Settings
+from augu_api.detection.engines import load
+
+settings = Settings.from_env()
+logs.configure()
+app = create_app(settings, load(settings))
