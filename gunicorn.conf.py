@@ -1,9 +1,14 @@
 """How gunicorn serves wsgi:app. It takes the address from PORT itself."""
 
+import ctypes
 import os
 import shutil
 import tempfile
+from contextlib import suppress
 from typing import Any
+
+# prometheus_client looks for this when it is imported, and the workers are forked from a process that did so
+metrics_dir = os.environ["PROMETHEUS_MULTIPROC_DIR"] = tempfile.mkdtemp(prefix="augu-metrics-")
 
 from prometheus_client import multiprocess
 
@@ -18,8 +23,9 @@ timeout = 120  # the first start of a worker reads torch from a cold disk
 graceful_timeout = 30
 keepalive = 30  # longer than nginx keeps its connections
 control_socket_disable = True  # one path for all servers of a user
-metrics_dir = tempfile.mkdtemp(prefix="augu-metrics-")
-os.environ["PROMETHEUS_MULTIPROC_DIR"] = metrics_dir
+M_MMAP_THRESHOLD = -3  # malloc.h of glibc; other systems have no mallopt
+with suppress(AttributeError):  # give a photo's memory back at once: glibc would keep some for each thread
+    ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 2**20)
 
 
 def child_exit(_: Any, worker: Any) -> None:

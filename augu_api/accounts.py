@@ -13,6 +13,7 @@ from augu_api.tokens import Token
 
 NAME = re.compile(r"(?![0-9]+$)[\w.@+-]{1,64}")
 DISCORD_EPOCH = 1_420_070_400_000  # 2015 in milliseconds: where snowflakes start counting
+MAX_ID = 2**63 - 1
 MAX_COEFFICIENT = 1_000_000.0
 
 
@@ -26,7 +27,7 @@ def create(
     """Add a user with the default flags and those given. Raises AccountError."""
     if not NAME.fullmatch(name):
         raise AccountError("A name has 1 to 64 letters, digits or . _ @ + - and is not a number.")
-    if id is not None and not 0 < id < 2**63:
+    if id is not None and not 0 < id <= MAX_ID:
         raise AccountError("An id is a whole number from 1 to 2^63 - 1.")
     issued_at = _milliseconds()
     id = id or (issued_at - DISCORD_EPOCH) << 22 | random.SystemRandom().getrandbits(22)
@@ -41,7 +42,7 @@ def create(
 
 def find(session: Session, who: str) -> User:
     """The user of that id or name, to be changed: others wait until the session ends. Raises AccountError."""
-    is_id = re.fullmatch("[0-9]{1,19}", who)
+    is_id = re.fullmatch("[0-9]{1,19}", who) and int(who) <= MAX_ID
     found = session.scalar(select(User).where(User.id == int(who) if is_id else User.name == who).with_for_update())
     if found is None:
         raise AccountError(f"There is no user {who}.")

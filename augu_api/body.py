@@ -11,6 +11,7 @@ from marshmallow import ValidationError
 
 MAX_BODY = 8 * 1024 * 1024  # 5 MB as base64 are 6.7, its line breaks and escapes come on top
 MAX_FIELDS = 100
+JSON = re.compile(rb"(\xef\xbb\xbf)?\s*[{\[\"]")  # neither base64 nor a PNG starts like this
 FORM = re.compile(rb"(^|&)data=")
 
 
@@ -24,13 +25,14 @@ class Request(flask.Request):
 def submitted(request: flask.Request) -> dict[str, Any]:
     """The request's fields: `data` as text, or as bytes if it is labelled a PNG. Raises ValidationError.
 
-    In order: a multipart form, the bytes of a PNG, JSON, a url-encoded form, the base64 text itself.
+    In order: a multipart form, JSON, a url-encoded form, the bytes of a PNG, the base64 text itself. Whatever the
+    content type says, a body in which no form is found and which does not look like JSON is taken for the image.
     """
-    if request.mimetype == "multipart/form-data":
+    body = request.get_data()
+    if request.mimetype == "multipart/form-data" and (request.files or request.form):
         part = request.files.get("data")
         return {"data": _labelled(part.read(), part.mimetype)} if part else request.form.to_dict()
-    body = request.get_data()
-    if request.is_json or body.lstrip()[:1] == b"{":
+    if JSON.match(body):
         return _json(body)
     if request.mimetype == "application/x-www-form-urlencoded" and FORM.search(body):
         return _form(body)
@@ -56,4 +58,5 @@ def _form(body: bytes) -> dict[str, Any]:
         fields = dict(parse_qsl(body.decode("ascii"), keep_blank_values=True, max_num_fields=MAX_FIELDS))
     except ValueError:
         raise ValidationError("Not a form.", "data") from None
-    return fields | {"data": fields["data"].strip().replace(" ", "+")}  # in a form, a blank was a plus
+    blank = "" if b"%2B" in body or b"%2b" in body else "+"  # a plus that nobody escaped arrives as a blank
+    return fields | {"data": fields["data"].strip().replace(" ", blank)}

@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import click
+from alembic.util import CommandError
 from flask import Flask
 from flask.cli import AppGroup, FlaskGroup
+from limits.errors import StorageError
 from PIL import Image, ImageOps
 from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
@@ -22,7 +24,7 @@ from augu_api import accounts, create_app, database, tokens
 from augu_api.config import Settings, SettingsError
 from augu_api.detection import ModelUnavailable, select
 from augu_api.detection.catalogue import PUBLISHED, Model, catalogue, find
-from augu_api.detection.engines import load
+from augu_api.detection.engines import load, optional
 from augu_api.detection.pull import pull
 from augu_api.drawing import annotate
 from augu_api.extensions import service
@@ -51,10 +53,12 @@ class Commands(FlaskGroup):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except (SettingsError, accounts.AccountError, ModelUnavailable, ImageRejected, OSError) as error:
+        except (SettingsError, accounts.AccountError, ModelUnavailable, ImageRejected, CommandError, OSError) as error:
             raise click.ClickException(str(error)) from error
-        except DBAPIError as error:
-            raise click.ClickException(f"The database cannot be used: {error.orig}") from error
+        except (DBAPIError, StorageError) as error:
+            cause = error.storage_error if isinstance(error, StorageError) else error
+            reason = " ".join(str(getattr(cause, "orig", cause)).split())
+            raise click.ClickException(f"The database cannot be used: {reason}") from error
 
 
 def _create_app() -> Flask:
@@ -173,7 +177,7 @@ def set_quota(who: str, coefficient: float) -> None:
 
 @users.command("ban")
 @who
-@click.option("--minutes", type=click.IntRange(min=1), help="For good if not given.")
+@click.option("--minutes", type=click.IntRange(1, 2**31 - 1), help="For good if not given.")
 def ban(who: str, minutes: int | None) -> None:
     """Ban a user."""
     with _changing(who) as user:
@@ -248,7 +252,7 @@ def _model_row(model: Model) -> dict[str, Any]:
         "name": model.name,
         "there": "yes" if model.weights.is_file() else "no",
         "MB": model.megabytes,
-        "input": model.input,
+        "input": f"{model.min_size} to {model.max_size}",
         "AP": model.ap,
         "speed": model.speed,
     }
@@ -274,27 +278,52 @@ def pull_weights(name: str) -> None:
     click.echo(f"AUGU_MODEL={name} serves it.", err=True)
 
 
+def _named_as_picture(_: click.Context, __: click.Parameter, path: Path | None) -> Path | None:
+    if path and path.suffix.lower() not in Image.registered_extensions():
+        raise click.BadParameter(f"{path} is not named as a picture, like boxes.png.")
+    return path
+
+
+@weights.command("export", with_appcontext=False)
+@click.argument("name")
+@click.argument("photos", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path))
+def export_weights(name: str, photos: tuple[Path, ...]) -> None:
+    """Make the ONNX export of the model NAME, and check on PHOTOS that it finds the same."""
+    model = find(name, Settings.from_env())
+    with click.progressbar(photos, label=f"Exporting {name}", file=sys.stderr) as bar:
+        path = optional("export").export(model, (Image.open(photo) for photo in bar))
+    click.echo(f"{path} finds the same objects as the module in {len(photos)} photos.", err=True)
+
+
 @main.command("detect", with_appcontext=False)
 @click.argument("photo", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option("--annotate", "picture", type=click.Path(dir_okay=False, path_type=Path), help="Draw the boxes here.")
+@click.option(
+    "--annotate",
+    "picture",
+    type=click.Path(dir_okay=False, path_type=Path),
+    callback=_named_as_picture,
+    help="Draw the boxes here.",
+)
 @click.option("--min-score", type=click.FloatRange(0, 100), default=50, show_default=True, help="In percent.")
 @as_json
 def detect(photo: Path, picture: Path | None, min_score: float, as_json: bool) -> None:
     """Detect the objects in a PHOTO of any common format, without a server."""
     settings = Settings.from_env()
-    image = decode(_as_png(photo), settings.max_pixels)
+    image = decode(_as_png(photo, settings.max_pixels), settings.max_pixels)
     found = select(load(settings).detect(image), min_score=min_score, limit=100, names=None)
     _print([Item().dump(detection) for detection in found], as_json)
     if picture:
         annotate(image, found).save(picture)
 
 
-def _as_png(photo: Path) -> bytes:
+def _as_png(photo: Path, max_pixels: int) -> bytes:
     data = photo.read_bytes()
     if data.startswith(SIGNATURE):
         return data
     png = BytesIO()
     with Image.open(BytesIO(data)) as image:
+        if image.width * image.height > max_pixels:
+            raise ImageRejected(f"More than {max_pixels} pixels: {image.width} x {image.height}.")
         ImageOps.exif_transpose(image).convert("RGB").save(png, "PNG", compress_level=1)
     return png.getvalue()
 

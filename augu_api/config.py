@@ -1,6 +1,7 @@
 """The settings, read once from the environment; nothing else reads os.environ."""
 
 import os
+import re
 import secrets
 import tempfile
 from collections.abc import Callable, Mapping
@@ -14,6 +15,9 @@ ROOT = Path(__file__).resolve().parent.parent
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+STORAGE = re.compile(r"(rediss?|valkeys?)(\+(unix|cluster|sentinel))?|memcached|mongodb")
+
+
 class SettingsError(Exception):
     """A setting has a value that cannot be used; the message names it."""
 
@@ -24,10 +28,13 @@ def _positive(text: str) -> int:
     return int(text)
 
 
-def _environment(text: str) -> str:
-    if text not in ("development", "production"):
-        raise ValueError("must be development or production")
-    return text
+def _one_of(*values: str) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        if text not in values:
+            raise ValueError(f"must be {' or '.join(values)}")
+        return text
+
+    return parse
 
 
 def _secret(text: str) -> str:
@@ -36,9 +43,10 @@ def _secret(text: str) -> str:
     return text
 
 
-def _url(text: str) -> str:
-    if not urlsplit(text).scheme:
-        raise ValueError("must be a URL")
+def _storage(text: str) -> str:
+    url = urlsplit(text)
+    if not STORAGE.fullmatch(url.scheme) or url.port == 0:
+        raise ValueError("must start with redis:// or another scheme of the limits library that workers share")
     return text
 
 
@@ -49,10 +57,12 @@ def _web_url(text: str) -> str:
 
 
 def _database(text: str) -> str:
-    scheme, separator, rest = _url(text).partition("://")
+    scheme, _, rest = text.partition("://")
     if scheme in ("postgres", "postgresql"):  # Heroku spells the first; SQLAlchemy wants the driver named
         scheme = "postgresql+psycopg"
-    if scheme not in ("sqlite", "postgresql+psycopg") or not separator:
+    is_file = scheme == "sqlite" and rest.startswith("/")
+    is_server = scheme == "postgresql+psycopg" and urlsplit(f"//{rest.rpartition('@')[2]}").port != 0
+    if not is_file and not is_server:
         raise ValueError("must start with sqlite:/// or postgresql://")
     return f"{scheme}://{rest}"
 
@@ -70,7 +80,10 @@ class Settings:
     """Every decision an operator can take, one environment variable each."""
 
     env: str = _setting(
-        "AUGU_ENV", "development", _environment, "`production` refuses to start without `AUGU_SECRET_KEY`."
+        "AUGU_ENV",
+        "development",
+        _one_of("development", "production"),
+        "`production` refuses to start without `AUGU_SECRET_KEY`.",
     )
     secret_key: str = _setting(
         "AUGU_SECRET_KEY",
@@ -86,13 +99,19 @@ class Settings:
         "DATABASE_URL", "", _database, "`postgresql://user:password@host/name`, or SQLite.", "SQLite in the data folder"
     )
     ratelimit_storage: str = _setting(
-        "AUGU_RATELIMIT_STORAGE", "", _url, "Where requests are counted: `redis://host:6379`.", "the database"
+        "AUGU_RATELIMIT_STORAGE", "", _storage, "Where requests are counted: `redis://host:6379`.", "the database"
     )
     ban_minutes: int = _setting(
         "AUGU_BAN_MINUTES", 10, _positive, "How long a user is banned after 50 replies of 429 within as long."
     )
     model: str = _setting(
         "AUGU_MODEL", "bundled", str, "A name that `augu-api weights list` shows, or the folder of a model."
+    )
+    engine: str = _setting(
+        "AUGU_ENGINE",
+        "auto",
+        _one_of("auto", "onnx", "torchvision"),
+        "`onnx` runs the model's export, `torchvision` the module itself; `auto` takes the export if there is one.",
     )
     weights_url: str = _setting(
         "AUGU_WEIGHTS_URL",

@@ -29,7 +29,7 @@ QUOTA = {
     "X-Ratelimit-Remaining": "Requests left in this window.",
     "X-Ratelimit-Reset": "Whole seconds until the window ends.",
 }
-RETRY = {"Retry-After": "Whole seconds to wait.", "X-Retry-After": "The same."}
+RETRY = {"Retry-After": "Whole seconds to wait."}
 
 
 @docs.get("/openapi.json")
@@ -92,6 +92,7 @@ def _success(endpoint: str, headers: dict[str, str]) -> dict[str, Any]:
 
 def _refusal(status: int, quota: dict[str, str]) -> dict[str, Any]:
     headers = ({} if status == 401 else quota) | (RETRY if status in (429, 503) else {})
+    headers |= {"X-Retry-After": "The same."} if status == 429 else {}
     content = {"application/json": {"schema": {"$ref": "#/components/schemas/Failure"}}}
     return {"description": error_of(status), "content": content, "headers": _headers(headers)}
 

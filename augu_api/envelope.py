@@ -46,7 +46,9 @@ def failure(status: int, message: str = "", details: Any = None, retry_after: in
     body = {"error": error_of(status), "message": message or MESSAGES.get(status) or HTTPStatus(status).description}
     response = _reply(status, body | ({"details": details} if details else {}))
     if retry_after is not None:
-        response.headers["Retry-After"] = response.headers["X-Retry-After"] = str(retry_after)
+        response.headers["Retry-After"] = str(retry_after)
+    if retry_after is not None and status in (403, 429):  # the user is to wait, not everybody
+        response.headers["X-Retry-After"] = str(retry_after)
     if status == 401:
         response.headers["WWW-Authenticate"] = "Bearer"
     return response

@@ -4,6 +4,7 @@ import fcntl
 import re
 import tempfile
 import threading
+import weakref
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -53,6 +54,7 @@ class Agents:
 
     def __init__(self, folder: Path | None) -> None:
         self._file = (folder / "agents").open("a+") if folder else tempfile.TemporaryFile("a+")  # noqa: SIM115
+        weakref.finalize(self, self._file.close)
         self._lock = threading.Lock()
         self._known: set[str] = set()
 

@@ -15,18 +15,24 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from io import BytesIO
+from multiprocessing import get_context
 from pathlib import Path
+from threading import Barrier
+from typing import Any
 
 import psycopg
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 from PIL import Image
+from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
-from augu_api import accounts, create_app, tokens
+from augu_api import accounts, create_app, database, tokens
 from augu_api.config import ROOT, Settings
 from augu_api.detection import Detection, Detector
 from augu_api.detection.engines import load
@@ -108,10 +114,26 @@ def detector() -> FakeDetector:
     return FakeDetector()
 
 
+MakeApp = Callable[..., Flask]
+
+
 @pytest.fixture
-def app(settings: Settings, detector: FakeDetector) -> Flask:
+def make_app() -> Iterator[MakeApp]:
+    """Compose applications, whose connections are closed in the end: `make_app(settings, detector)`."""
+    with ExitStack() as closing:
+
+        def make(settings: Settings, detector: Detector | None = None) -> Flask:
+            app = create_app(settings, detector)
+            closing.callback(app.extensions[KEY].engine.dispose)
+            return app
+
+        yield make
+
+
+@pytest.fixture
+def app(make_app: MakeApp, settings: Settings, detector: FakeDetector) -> Flask:
     """The application on an empty SQLite database."""
-    return create_app(settings, detector)
+    return make_app(settings, detector)
 
 
 @pytest.fixture
@@ -278,6 +300,46 @@ def postgres(postgres_server: str) -> str:
         connection.execute("DROP DATABASE IF EXISTS augu WITH (FORCE)")
         connection.execute("CREATE DATABASE augu")
     return postgres_server.replace("/postgres", "/augu")
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URL of an empty database, of either kind."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'augu.db'}"
+    return str(request.getfixturevalue("postgres")).replace("postgresql:", "postgresql+psycopg:")
+
+
+@pytest.fixture
+def engine(database_url: str) -> Iterator[Engine]:
+    """A database with tables, of either kind."""
+    engine = database.connect(database_url)
+    database.upgrade(engine)
+    yield engine
+    engine.dispose()
+
+
+AtOnce = Callable[..., list[Any]]
+
+
+def _after(barrier: Barrier, function: Callable[..., Any], *args: object) -> Any:
+    barrier.wait(60)
+    return function(*args)
+
+
+@pytest.fixture(scope="session")
+def at_once() -> Iterator[AtOnce]:
+    """Call a function in 8 processes at the same moment: `at_once(function, *args)` returns what each returned."""
+    context = get_context("forkserver")
+    context.set_forkserver_preload(["tests.conftest"])
+    with context.Manager() as manager, ProcessPoolExecutor(8, context) as pool:
+        barrier = manager.Barrier(8)
+
+        def call(function: Callable[..., Any], *args: object) -> list[Any]:
+            called = [pool.submit(_after, barrier, function, *args) for _ in range(8)]
+            return [future.result(120) for future in called]
+
+        yield call
 
 
 @pytest.fixture

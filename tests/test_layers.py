@@ -73,7 +73,7 @@ def test_only_the_torchvision_engine_imports_torch() -> None:
     importers = {
         path.name for path in FILES if any(name.split(".")[0] in ("torch", "torchvision") for name in imported(path))
     }
-    assert importers == {"torchvision.py", "nano.py"}
+    assert importers == {"torchvision.py", "nano.py", "export.py"}
 
 
 def test_the_command_line_does_without_torch() -> None:

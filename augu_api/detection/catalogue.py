@@ -19,7 +19,8 @@ PUBLISHED: dict[str, dict[str, Any]] = {
     "mobilenet_320": {
         "architecture": "fasterrcnn_mobilenet_v3_large_320_fpn",
         "file": "fasterrcnn_mobilenet_v3_large_320_fpn-907ea3f9.pth",
-        "input": "320 to 640",
+        "min_size": 320,
+        "max_size": 640,
         "megabytes": 77.8,
         "ap": 0.228,
         "speed": "fast",
@@ -27,7 +28,8 @@ PUBLISHED: dict[str, dict[str, Any]] = {
     "mobilenet": {
         "architecture": "fasterrcnn_mobilenet_v3_large_fpn",
         "file": "fasterrcnn_mobilenet_v3_large_fpn-fb6a3cc7.pth",
-        "input": "800 to 1333",
+        "min_size": 800,
+        "max_size": 1333,
         "megabytes": 77.8,
         "ap": 0.328,
         "speed": "slow",
@@ -35,7 +37,8 @@ PUBLISHED: dict[str, dict[str, Any]] = {
     "resnet50": {
         "architecture": "fasterrcnn_resnet50_fpn",
         "file": "fasterrcnn_resnet50_fpn_coco-258fb6c6.pth",
-        "input": "800 to 1333",
+        "min_size": 800,
+        "max_size": 1333,
         "megabytes": 167.5,
         "ap": 0.370,
         "speed": "very slow",
@@ -43,7 +46,8 @@ PUBLISHED: dict[str, dict[str, Any]] = {
     "resnet50_v2": {
         "architecture": "fasterrcnn_resnet50_fpn_v2",
         "file": "fasterrcnn_resnet50_fpn_v2_coco-dd69338a.pth",
-        "input": "800 to 1333",
+        "min_size": 800,
+        "max_size": 1333,
         "megabytes": 175.2,
         "ap": 0.467,
         "speed": "very slow",
@@ -58,7 +62,7 @@ class Model:
     architecture: a builder of torchvision.models.detection, or nano_rcnn
     file, sha256: the weights in `folder`, and their hash or, as torchvision's file names carry it, its first digits
     names: the category of each label, "N/A" where a label is unused; label 0 is the background
-    input: the length in pixels that a photo's sides are fitted to
+    min_size, max_size: a photo is fitted so that its sides have at most these pixels, the shorter and the longer one
     ap: COCO AP, 0 to 1: as published, for the bundled model as measured (see its card)
     """
 
@@ -68,7 +72,8 @@ class Model:
     file: str
     sha256: str
     names: list[str]
-    input: str
+    min_size: int
+    max_size: int
     megabytes: float
     ap: float
     speed: str
@@ -77,6 +82,11 @@ class Model:
     def weights(self) -> Path:
         """The file of the weights, there or not."""
         return self.folder / self.file
+
+    @property
+    def export(self) -> Path:
+        """Their ONNX export, there or not."""
+        return self.weights.with_suffix(".onnx")
 
     def verify(self) -> None:
         """Raise ModelUnavailable unless the weights are there and whole."""

@@ -1,0 +1,38 @@
+"""The engine that runs a model's ONNX export; needs no torch."""
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from augu_api.detection import ModelUnavailable
+from augu_api.detection.catalogue import Model
+from augu_api.detection.engines import Engine, Found
+
+REMEDY = "`augu-api weights export {}` makes it anew"
+
+
+class OnnxEngine(Engine):
+    """An export in onnxruntime on the CPU, in this process."""
+
+    engine = "onnx"
+
+    def __init__(self, model: Model, threads: int) -> None:
+        super().__init__(model)
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # other workers need the core
+        try:
+            self.session = onnxruntime.InferenceSession(model.export, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime's own errors share no base
+            raise ModelUnavailable(f"{model.export} cannot be used ({error}): {REMEDY.format(model.name)}.") from error
+        facts = self.session.get_modelmeta().custom_metadata_map
+        if facts.get("sha256") != model.sha256:
+            raise ModelUnavailable(f"{model.export} was made from other weights: {REMEDY.format(model.name)}.")
+
+    def find(self, pixels: NDArray[np.uint8]) -> Found:
+        """Find the objects in an RGB photo (H, W, 3)."""
+        return Found(*self.session.run(None, {"pixels": pixels}))
+
+
+load = OnnxEngine

@@ -1,0 +1,34 @@
+"""What the peers serve: the bundled model as torchvision's module, or as our export."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from augu_api.config import CORES, Settings
+from augu_api.detection.catalogue import find
+from augu_api.detection.engines import Found
+from augu_api.detection.onnx import OnnxEngine
+from augu_api.detection.torchvision import build, run
+
+
+class Peer:
+    """The model in one worker of `workers`."""
+
+    def __init__(self, engine: str, workers: int) -> None:
+        model, threads = find("bundled", Settings()), max(1, CORES // workers)
+        torch.set_num_threads(threads)
+        self.names = model.names
+        self.module = build(model) if engine == "torchvision" else None
+        self.engine = OnnxEngine(model, threads) if engine == "onnx" else None
+
+    def detect(self, image: Image.Image) -> list[dict[str, Any]]:
+        """Find the objects with a score of at least 0.5."""
+        pixels = np.asarray(image.convert("RGB"))
+        found = Found(*(self.engine.find(pixels) if self.engine else run(self.module, pixels)))
+        return [
+            {"name": self.names[label], "box": box, "score": score}
+            for box, label, score in zip(*(values.tolist() for values in found), strict=True)
+            if score >= 0.5
+        ]

@@ -1,0 +1,248 @@
+"""Users and the database they are kept in, on SQLite and on PostgreSQL."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
+from hypothesis import given
+from hypothesis import strategies as st
+from sqlalchemy import Engine, inspect, select, text
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from augu_api import accounts, create_app, database
+from augu_api.accounts import AccountError
+from augu_api.config import Settings
+from augu_api.extensions import KEY
+from augu_api.flags import DEFAULT_FLAGS, Flag
+from augu_api.models import Base, User
+from augu_api.tokens import Token
+from tests.conftest import AtOnce
+
+HEAD = "0001"
+
+
+@pytest.fixture
+def session(engine: Engine) -> Iterator[Session]:
+    with Session(engine) as session:
+        yield session
+
+
+# --- users
+
+
+def test_create(session: Session) -> None:
+    """A user is kept with the default flags and those given, and found again by name and by id."""
+    before = time.time() * 1000 - 1
+    user = accounts.create(session, "alice", flags=Flag.EXPERIMENTAL)
+    accounts.create(session, "bob@example.org", id=2**63 - 1, coefficient=2.5)
+    session.commit()
+    session.expire_all()
+    assert (user.name, user.flags, user.coefficient) == ("alice", DEFAULT_FLAGS | Flag.EXPERIMENTAL, 0.8)
+    assert isinstance(user.flags, Flag)
+    assert before <= user.issued_at <= time.time() * 1000
+    assert accounts.current_token(user) == Token(user.id, user.issued_at)
+    bob = accounts.find(session, str(2**63 - 1))
+    assert (bob.name, bob.flags, bob.coefficient, bob.banned_until) == ("bob@example.org", DEFAULT_FLAGS, 2.5, None)
+    assert accounts.find(session, "alice") is accounts.find(session, str(user.id)) is user
+    assert accounts.everyone(session) == [user, bob]
+
+
+def test_made_ids_are_snowflakes(session: Session) -> None:
+    """An id that was not given is new, positive, of 64 bits, and carries the moment it was made as Discord's do."""
+    ids = [accounts.create(session, f"user-{n}").id for n in range(50)]
+    assert len(set(ids)) == 50
+    for id in ids:
+        assert 0 < id < 2**63
+        assert abs(((id >> 22) + accounts.DISCORD_EPOCH) / 1000 - time.time()) < 60
+
+
+@pytest.mark.parametrize(
+    "name", ["", "12345", "a b", "a" * 65, "alice\n", "a/b", "a\0b", "<b>", "☃"], ids=lambda name: ascii(name[:9])
+)
+def test_bad_name(session: Session, name: str) -> None:
+    """A name is short, printable, without blanks, and cannot be taken for an id."""
+    with pytest.raises(AccountError, match="A name has 1 to 64"):
+        accounts.create(session, name)
+
+
+@pytest.mark.parametrize("id", [0, -1, 2**63])
+def test_bad_id(session: Session, id: int) -> None:
+    """An id is a positive 64-bit integer."""
+    with pytest.raises(AccountError, match="An id is a whole number"):
+        accounts.create(session, "alice", id=id)
+
+
+@pytest.mark.parametrize("coefficient", [-0.1, 1_000_001, float("inf"), float("nan")])
+def test_bad_coefficient(session: Session, coefficient: float) -> None:
+    """A coefficient is a number whose cap can be counted; the one before stays."""
+    with pytest.raises(AccountError, match="A coefficient is a number"):
+        accounts.create(session, "alice", coefficient=coefficient)
+    user = accounts.create(session, "bob")
+    with pytest.raises(AccountError):
+        accounts.set_coefficient(user, coefficient)
+    assert user.coefficient == 0.8
+
+
+@pytest.mark.parametrize(("name", "id"), [("alice", 2), ("bob", 1)])
+def test_twice(session: Session, name: str, id: int) -> None:
+    """A name and an id are one user's, and the message says that it is taken."""
+    accounts.create(session, "alice", id=1)
+    with pytest.raises(AccountError, match=rf"There is a user {name} or with the id {id} already\."):
+        accounts.create(session, name, id=id)
+
+
+@pytest.mark.parametrize("who", ["bob", "2", "", "ALICE", "9" * 19, "9" * 20, "1 ", "' OR 1=1 --", "٣"])
+def test_unknown(session: Session, who: str) -> None:
+    """Whoever is not there is named in an AccountError."""
+    accounts.create(session, "alice", id=1)
+    with pytest.raises(AccountError) as raised:
+        accounts.find(session, who)
+    assert str(raised.value) == f"There is no user {who}."
+
+
+@given(st.integers(0, 2**11 - 1).map(Flag), st.sampled_from(list(Flag)))
+def test_may(flags: Flag, flag: Flag) -> None:
+    """A user may what all the asked bits allow."""
+    user = User(flags=flags)
+    assert user.may(flag) == bool(flags & flag)
+    assert user.may(flags)
+    assert user.may(flags | flag) == bool(flags & flag)
+
+
+def test_ban(session: Session) -> None:
+    """A ban holds for its time or for good, and unbanning lifts both kinds."""
+    user, now = accounts.create(session, "alice"), time.time()
+    assert not user.is_banned(now)
+    accounts.ban(user, 60)
+    session.commit()
+    assert user.is_banned(now)
+    assert user.is_banned(now + 59)
+    assert not user.is_banned(now + 120)
+    accounts.ban(user)
+    session.commit()
+    assert user.is_banned(now + 10**9)
+    accounts.unban(user)
+    session.commit()
+    assert not user.is_banned(now)
+    assert user.flags == DEFAULT_FLAGS
+
+
+def test_regenerate(session: Session) -> None:
+    """A new token is the user's only one, even of many made in the same millisecond or after the clock went back."""
+    user = accounts.create(session, "alice")
+    user.issued_at += 3_600_000
+    made = [accounts.current_token(user)] + [accounts.regenerate(user) for _ in range(20)]
+    session.commit()
+    assert len(set(made)) == len(made)
+    assert [token for token in made if accounts.bearer(session, token)] == [made[-1]]
+    assert accounts.bearer(session, Token(user.id + 1, user.issued_at)) is None
+
+
+def regenerate_in(url: str) -> Token:
+    engine = database.connect(url)
+    with Session(engine) as session, session.begin():
+        return accounts.regenerate(accounts.find(session, "alice"))
+
+
+def test_regenerate_at_once(engine: Engine, database_url: str, at_once: AtOnce) -> None:
+    """Of 8 tokens that 8 processes make at once, all differ and the newest alone is valid."""
+    with Session(engine) as session, session.begin():
+        first = accounts.current_token(accounts.create(session, "alice"))
+    made = [first, *at_once(regenerate_in, database_url)]
+    assert len(set(made)) == 9
+    with Session(engine) as session:
+        assert [token for token in made if accounts.bearer(session, token)] == [max(made)]
+
+
+def create_in(url: str) -> bool:
+    engine = database.connect(url)
+    try:
+        with Session(engine) as session, session.begin():
+            accounts.create(session, "alice")
+    except (AccountError, IntegrityError):
+        return False
+    return True
+
+
+def test_create_at_once(engine: Engine, database_url: str, at_once: AtOnce) -> None:
+    """Of 8 processes that add a user at once, one does."""
+    assert sorted(at_once(create_in, database_url)) == [False] * 7 + [True]
+    with Session(engine) as session:
+        assert len(accounts.everyone(session)) == 1
+
+
+# --- the database
+
+
+def test_models_are_migrated(engine: Engine) -> None:
+    """The migrations make exactly the tables that the models describe."""
+    with engine.connect() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), Base.metadata) == []
+
+
+def test_up_down_up(database_url: str) -> None:
+    """The tables can be made, taken back and made again, and making them twice leaves what is in them."""
+    engine = database.connect(database_url)
+    assert database.current(engine) is None
+    for _ in range(2):
+        database.upgrade(engine)
+        with Session(engine) as session, session.begin():
+            accounts.create(session, "alice")
+        database.upgrade(engine)
+        assert database.current(engine) == HEAD
+        with Session(engine) as session:
+            assert [user.name for user in accounts.everyone(session)] == ["alice"]
+        database.downgrade(engine, "base")
+        assert database.current(engine) is None
+        assert inspect(engine).get_table_names() == ["alembic_version"]
+    engine.dispose()
+
+
+def test_a_failed_change_leaves_nothing(engine: Engine) -> None:
+    """What a session changed before it failed is not there."""
+    for _ in range(2):
+        with pytest.raises(AccountError), Session(engine) as session, session.begin():
+            accounts.set_coefficient(accounts.create(session, "alice"), -1)
+    with Session(engine) as session:
+        assert session.scalars(select(User)).all() == []
+
+
+def start_in(folder: Path, url: str) -> str | None:
+    app = create_app(Settings.from_env({"AUGU_DATA_DIR": str(folder), "DATABASE_URL": url}))
+    return database.current(app.extensions[KEY].engine)
+
+
+@pytest.mark.parametrize("round_", range(5))
+def test_start_at_once(tmp_path: Path, database_url: str, at_once: AtOnce, round_: int) -> None:
+    """8 processes that start at once without a database all come up, and make it once."""
+    assert at_once(start_in, tmp_path, database_url) == [HEAD] * 8
+    engine = database.connect(database_url)
+    with engine.connect() as connection:
+        assert connection.execute(text("SELECT version_num FROM alembic_version")).all() == [(HEAD,)]
+    assert set(inspect(engine).get_table_names()) == {"alembic_version", "counts", "users"}
+    engine.dispose()
+
+
+def test_sqlite_settings(tmp_path: Path) -> None:
+    """SQLite keeps a write-ahead log, so that readers do not wait for a writer, and waits for other writers."""
+    engine = database.connect(f"sqlite:///{tmp_path / 'augu.db'}")
+    with database.one_statement(engine).connect() as connection:
+        pragmas = [connection.exec_driver_sql(f"PRAGMA {name}").scalar() for name in ("journal_mode", "busy_timeout")]
+    engine.dispose()
+    assert pragmas == ["wal", 30_000]
+
+
+def test_reading_while_writing(engine: Engine) -> None:
+    """A request is authenticated while another process holds a write transaction open."""
+    with Session(engine) as session, session.begin():
+        token = accounts.current_token(accounts.create(session, "alice"))
+    with Session(engine) as writer, writer.begin(), Session(database.one_statement(engine)) as reader:
+        accounts.find(writer, "alice").coefficient = 2
+        writer.flush()
+        found = accounts.bearer(reader, token)
+        assert found is not None
+        assert found.coefficient == 0.8

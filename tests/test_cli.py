@@ -1,0 +1,434 @@
+"""The command line: what each command prints, and that a foreseeable failure is one line."""
+
+import hashlib
+import json
+import sqlite3
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from skimage import data
+
+from augu_api import tokens
+from augu_api.cli import main
+from augu_api.config import Settings
+from augu_api.detection import Detection, ModelUnavailable
+from augu_api.detection.catalogue import PUBLISHED, Model, find
+from augu_api.detection.pull import BLOCK, pull
+from augu_api.drawing import annotate, colour_of
+from tests.conftest import BIN, free_port
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    """Run a command on a data folder of the test's own: `run("users", "list", AUGU_QUEUE="1")`."""
+    folder = str(tmp_path / "data")
+    return lambda *command, **env: CliRunner().invoke(main, [*command], env={"AUGU_DATA_DIR": folder} | env)
+
+
+@pytest.fixture
+def alice(run: Run) -> str:
+    """A user's token."""
+    return done(run("users", "add", "alice", "--id", "42"))
+
+
+def done(result: Result) -> str:
+    """The standard output of a command that succeeded."""
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def shown(run: Run, who: str = "alice") -> dict[str, object]:
+    [row] = json.loads(done(run("users", "show", who, "--json")))
+    return dict(row)
+
+
+def claims(run: Run, text: str, tmp_path: Path) -> tokens.Token:
+    """What a printed token says."""
+    assert text.count("\n") == 1
+    return tokens.read(Settings.from_env({"AUGU_DATA_DIR": str(tmp_path / "data")}).secret_key, text.strip())
+
+
+# --- users
+
+
+def test_add(run: Run, tmp_path: Path) -> None:
+    """`users add` prints the token and nothing else on standard output, so that it can be piped."""
+    command = ("users", "add", "alice", "--grant", "images_objects", "--grant", "EXPERIMENTAL", "--coefficient", "2")
+    result = run(*command, "--id", "42")
+    assert claims(run, done(result), tmp_path).user_id == 42
+    assert result.stderr == "Added alice with the id 42. The token:\n"
+    assert shown(run) == {
+        "id": "42",
+        "name": "alice",
+        "flags": "TEXT, IMAGES, IMAGES_OBJECTS, INFORMATION, EXPERIMENTAL",
+        "coefficient": 2.0,
+        "banned until": None,
+        "requests left": "120 of 120",
+        "for": "0 s",
+    }
+
+
+def test_list(run: Run, alice: str) -> None:
+    """All users are listed by name, as a table or as JSON; an id stays a whole number in both."""
+    done(run("users", "add", "Bob", "--id", str(2**63 - 1)))
+    rows = json.loads(done(run("users", "list", "--json")))
+    assert [(row["name"], row["id"]) for row in rows] == [("Bob", str(2**63 - 1)), ("alice", "42")]
+    heading, _, *lines = done(run("users", "list")).splitlines()
+    assert heading.split() == ["id", "name", "flags", "coefficient", "banned", "until"]
+    assert [line.split()[:2] for line in lines] == [[str(2**63 - 1), "Bob"], ["42", "alice"]]
+
+
+CHANGES: dict[str, tuple[list[str], str, object]] = {
+    "grant": (["grant", "alice", "EXPERIMENTAL", "text"], "flags", "TEXT, IMAGES, INFORMATION, EXPERIMENTAL"),
+    "revoke": (["revoke", "alice", "TEXT", "EXPERIMENTAL"], "flags", "IMAGES, INFORMATION"),
+    "quota": (["quota", "alice", "0.5"], "requests left", "30 of 30"),
+    "ban": (["ban", "42"], "flags", "TEXT, IMAGES, BANNED, INFORMATION"),
+}
+
+
+@pytest.mark.parametrize(("command", "column", "value"), CHANGES.values(), ids=CHANGES)
+def test_change(run: Run, alice: str, command: list[str], column: str, value: object) -> None:
+    """A change is kept, and the user is shown as it is then."""
+    assert "alice" in done(run("users", *command))
+    assert shown(run)[column] == value
+
+
+def test_ban_for_minutes(run: Run, alice: str) -> None:
+    """A ban can end by itself or be lifted, and the longest one can still be shown."""
+    for minutes in ("30", str(2**31 - 1)):
+        done(run("users", "ban", "alice", "--minutes", minutes))
+        assert str(shown(run)["banned until"]).endswith("+00:00")
+    done(run("users", "unban", "alice"))
+    assert shown(run)["banned until"] is None
+
+
+def test_remove(run: Run, alice: str) -> None:
+    """A removed user is gone."""
+    assert done(run("users", "remove", "alice")) == ""
+    assert json.loads(done(run("users", "list", "--json"))) == []
+
+
+def test_regenerate(run: Run, alice: str, tmp_path: Path) -> None:
+    """`tokens regenerate` prints the new token and nothing else."""
+    result = run("tokens", "regenerate", "alice")
+    old, new = claims(run, alice, tmp_path), claims(run, done(result), tmp_path)
+    assert old.user_id == new.user_id
+    assert old.issued_at < new.issued_at
+    assert result.stderr == ""
+
+
+def test_demo(run: Run) -> None:
+    """`demo` makes its user once, and says each time how to call the API with the same token."""
+    first = done(run("demo", PORT="1234"))
+    assert done(run("demo", PORT="1234")) == first
+    token = next(line.split()[-1] for line in first.splitlines() if line.startswith("Demo token:"))
+    assert f"-H 'Authorization: Bearer {token}'" in first
+    assert "http://127.0.0.1:1234/images/classify/objects" in first
+    assert shown(run, "demo")["flags"] == "TEXT, IMAGES, IMAGES_OBJECTS, INFORMATION, EXPERIMENTAL"
+
+
+def test_db(run: Run) -> None:
+    """The tables can be brought up, taken back and asked for their revision."""
+    assert done(run("db", "current")) == "none\n"
+    for command, at in ((["upgrade"], "0001"), (["downgrade", "base"], "none"), (["upgrade", "0001"], "0001")):
+        done(run("db", *command))
+        assert done(run("db", "current")) == f"{at}\n"
+
+
+# --- failures
+
+BAD_USE = {
+    "unknown flag": (["users", "grant", "alice", "FLY"], {}, "'FLY' is not one of"),
+    "unknown flag of a new user": (["users", "add", "bob", "--grant", "FLY"], {}, "'FLY' is not one of"),
+    "no flags": (["users", "grant", "alice"], {}, "Missing argument 'FLAG...'"),
+    "no minutes": (["users", "ban", "alice", "--minutes", "0"], {}, "0 is not in the range"),
+    "endless minutes": (["users", "ban", "alice", "--minutes", "9" * 15], {}, "is not in the range"),
+    "unknown model to pull": (["weights", "pull", "yolo"], {}, "'yolo' is not one of"),
+    "no photo": (["detect", "nowhere.jpg"], {}, "'nowhere.jpg' does not exist"),
+    "a picture of no kind": (["detect", __file__, "--annotate", "boxes.text"], {}, "boxes.text"),
+}
+FAILURES = {
+    "unknown user": (["users", "show", "bob"], {}, "There is no user bob."),
+    "unknown id": (["users", "ban", "9" * 19], {}, f"There is no user {'9' * 19}."),
+    "unknown user to remove": (["users", "remove", "bob"], {}, "There is no user bob."),
+    "unknown user's token": (["tokens", "regenerate", "bob"], {}, "There is no user bob."),
+    "name taken": (["users", "add", "alice"], {}, "There is a user alice"),
+    "bad name": (["users", "add", "12"], {}, "A name has 1 to 64"),
+    "bad id": (["users", "add", "bob", "--id", "9" * 20], {}, "An id is a whole number"),
+    "bad coefficient": (["users", "quota", "alice", "nan"], {}, "A coefficient is a number"),
+    "bad setting": (["users", "list"], {"AUGU_QUEUE": "many"}, "AUGU_QUEUE: "),
+    "no secret": (["users", "list"], {"AUGU_ENV": "production"}, "AUGU_SECRET_KEY: "),
+    "no folder": (["users", "list"], {"AUGU_DATA_DIR": "/dev/null/data"}, "AUGU_DATA_DIR: "),
+    "bad database": (["users", "list"], {"DATABASE_URL": "mysql://localhost/x"}, "DATABASE_URL: "),
+    "bad database to migrate": (["db", "current"], {"DATABASE_URL": "sqlite://augu.db"}, "DATABASE_URL: "),
+    "database in no folder": (["db", "upgrade"], {"DATABASE_URL": "sqlite:////nowhere/augu.db"}, "The database cannot"),
+    "not a database": (["users", "list"], {"DATABASE_URL": f"sqlite:///{__file__}"}, "The database cannot"),
+    "no such revision": (["db", "upgrade", "9999"], {}, "9999"),
+    "no such revision to go back to": (["db", "downgrade", "9999"], {}, "9999"),
+    "not a photo": (["detect", __file__], {}, "cannot identify image file"),
+}
+
+
+@pytest.mark.parametrize(("command", "env", "message"), BAD_USE.values(), ids=BAD_USE)
+def test_bad_use(run: Run, alice: str, command: list[str], env: dict[str, str], message: str) -> None:
+    """A command that is used wrongly says what is wrong with it."""
+    result = run(*command, **env)
+    assert result.exit_code == 2, result.exception
+    assert result.stdout == ""
+    assert message in result.stderr
+
+
+def assert_one_line(result: Result, message: str) -> None:
+    assert result.exit_code == 1
+    assert isinstance(result.exception, SystemExit), result.exception
+    assert result.stdout == ""
+    [line] = result.stderr.splitlines()
+    assert line.startswith("Error: ")
+    assert message in line
+
+
+@pytest.mark.parametrize(("command", "env", "message"), FAILURES.values(), ids=FAILURES)
+def test_failure(run: Run, alice: str, command: list[str], env: dict[str, str], message: str) -> None:
+    """What an operator can get wrong ends a command with one line that says what it is."""
+    assert_one_line(run(*command, **env), message)
+
+
+@pytest.mark.parametrize("variable", ["DATABASE_URL", "AUGU_RATELIMIT_STORAGE"])
+def test_unreachable(run: Run, alice: str, variable: str) -> None:
+    """A PostgreSQL or a Redis that does not answer is one line as well."""
+    scheme = "postgresql" if variable == "DATABASE_URL" else "redis"
+    result = run("users", "show", "alice", **{variable: f"{scheme}://127.0.0.1:{free_port()}"})
+    assert_one_line(result, "refused")
+    assert "The database cannot be used: " in result.stderr
+
+
+def test_a_newer_database(run: Run, alice: str, tmp_path: Path) -> None:
+    """An older release on a newer release's tables says that it does not know them."""
+    connection = sqlite3.connect(tmp_path / "data" / "augu.db")
+    connection.execute("UPDATE alembic_version SET version_num = '9999'")
+    connection.commit()
+    connection.close()
+    assert_one_line(run("users", "list"), "9999")
+
+
+def test_a_huge_photo(run: Run, tmp_path: Path) -> None:
+    """A picture that claims more pixels than memory holds is refused before it is decoded."""
+    photo = tmp_path / "huge.jpg"
+    Image.new("RGB", (16, 16)).save(photo)
+    written = photo.read_bytes()
+    photo.write_bytes(written.replace(b"\x00\x10\x00\x10\x03", b"\xff\xdc\xff\xdc\x03"))
+    assert_one_line(run("detect", str(photo)), "pixels")
+
+
+def test_no_traceback(tmp_path: Path) -> None:
+    """As a program, a failing command exits with 1 and prints its line on standard error."""
+    env = {"AUGU_DATA_DIR": str(tmp_path), "AUGU_QUEUE": "0"}
+    done = subprocess.run([BIN / "augu-api", "users", "list"], env=env, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "Error: AUGU_QUEUE: must be a whole number above 0\n"
+
+
+# --- models
+
+
+def test_weights_list(run: Run) -> None:
+    """The bundled model is there and the published ones are not yet, each with its facts."""
+    rows = json.loads(done(run("weights", "list", "--json")))
+    assert {row["name"]: row["there"] for row in rows} == {"bundled": "yes"} | dict.fromkeys(PUBLISHED, "no")
+    assert all(0 < row["AP"] < 1 and row["MB"] > 0 for row in rows)
+    assert "resnet50_v2" in done(run("weights", "list"))
+
+
+def test_detect(run: Run, tmp_path: Path) -> None:
+    """A PNG and a JPEG, turned as its camera was held, are detected in without a server, and the boxes drawn."""
+    png, jpeg, drawn = (tmp_path / name for name in ("astronaut.png", "cat.jpg", "boxes.png"))
+    Image.fromarray(data.astronaut()).save(png)
+    cat, exif = Image.fromarray(data.chelsea()), Image.Exif()
+    exif[0x0112] = 6  # turn by 90 degrees to see it upright
+    cat.rotate(90, expand=True).save(jpeg, exif=exif, quality=95)
+    assert "person" in done(run("detect", str(png)))
+    found = json.loads(done(run("detect", str(jpeg), "--annotate", str(drawn), "--json")))
+    assert found[0]["name"] == "cat"
+    assert list(found[0]) == ["name", "x", "y", "width", "height", "score"]
+    with Image.open(drawn) as picture:
+        assert picture.size == cat.size
+        assert colour_of("cat") in {colour for _, colour in picture.getcolors(cat.width * cat.height)}
+    assert json.loads(done(run("detect", str(jpeg), "--min-score", "100", "--json"))) == []
+
+
+class Mirror(ThreadingHTTPServer):
+    """Serves `content` at every path: with ranges or not, and breaking off after so many bytes or not."""
+
+    content = bytes(range(256)) * (10 * BLOCK // 1024)
+    ranges = True
+    break_after: int | None = None
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.asked: list[str | None] = []
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}/models"
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Mirror
+
+    def do_GET(self) -> None:
+        mirror, asked = self.server, self.headers["Range"]
+        mirror.asked.append(asked)
+        start = int(asked.removeprefix("bytes=").removesuffix("-")) if asked and mirror.ranges else 0
+        if start >= len(mirror.content):
+            self.send_error(416)
+            return
+        rest = mirror.content[start:]
+        self.send_response(206 if asked and mirror.ranges else 200)
+        self.send_header("Content-Length", str(len(rest)))
+        self.end_headers()
+        self.wfile.write(rest[: mirror.break_after])
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def mirror() -> Iterator[Mirror]:
+    with Mirror() as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Model:
+    """A model whose weights are what the mirror serves."""
+    published = find("mobilenet", Settings.from_env({"AUGU_DATA_DIR": str(tmp_path)}))
+    return replace(published, file="m.pth", sha256=hashlib.sha256(Mirror.content).hexdigest()[:8])
+
+
+def test_pull(mirror: Mirror, model: Model) -> None:
+    """A download arrives whole under its name, tells how far it is, and leaves nothing else."""
+    told: list[tuple[int, int]] = []
+    pull(model, mirror.url, lambda *progress: told.append(progress))
+    assert model.weights.read_bytes() == mirror.content
+    assert told == [(min(n * BLOCK, len(mirror.content)), len(mirror.content)) for n in (1, 2, 3)]
+    assert list(model.folder.iterdir()) == [model.weights]
+
+
+@pytest.mark.parametrize("ranges", [True, False])
+def test_pull_again(mirror: Mirror, model: Model, ranges: bool) -> None:
+    """A broken download says so, and is gone on with, or begun anew where the server cannot send a part."""
+    mirror.break_after, mirror.ranges = 1_500_000, ranges
+    with pytest.raises(ModelUnavailable, match=r"could not be brought: .*Run the command again"):
+        pull(model, mirror.url, lambda *_: None)
+    assert not model.weights.exists()
+    mirror.break_after, told = None, []
+    pull(model, mirror.url, lambda *progress: told.append(progress))
+    assert mirror.asked == ["bytes=0-", "bytes=1500000-"]
+    assert model.weights.read_bytes() == mirror.content
+    assert told[-1] == (len(mirror.content), len(mirror.content))
+    assert (told[0][0] > 1_500_000) == ranges
+
+
+def test_pull_of_what_is_there(mirror: Mirror, model: Model) -> None:
+    """A download that broke after its last byte is whole: the server's 416 says that nothing is left."""
+    model.folder.mkdir()
+    (model.folder / "m.pth.part").write_bytes(mirror.content)
+    pull(model, mirror.url, lambda *_: None)
+    assert model.weights.read_bytes() == mirror.content
+
+
+@pytest.mark.parametrize("part", [b"", b"\0" * 1000, Mirror.content + b"more"], ids=["none", "other", "longer"])
+def test_pull_of_something_else(mirror: Mirror, model: Model, part: bytes) -> None:
+    """Bytes with another sha256 never get the weights' name, and the next download begins anew."""
+    model.folder.mkdir()
+    (model.folder / "m.pth.part").write_bytes(part)
+    if not part:
+        mirror.content = mirror.content[::-1]
+    with pytest.raises(ModelUnavailable, match="its sha256 does not begin"):
+        pull(model, mirror.url, lambda *_: None)
+    assert list(model.folder.iterdir()) == []
+    mirror.content = Mirror.content
+    pull(model, mirror.url, lambda *_: None)
+    assert model.weights.exists()
+
+
+def test_pull_without_a_network(model: Model) -> None:
+    """Without a network the message names the address, and where the file may be put by other means."""
+    url = f"http://127.0.0.1:{free_port()}"
+    with pytest.raises(ModelUnavailable) as raised:
+        pull(model, url, lambda *_: None)
+    assert f"{url}/m.pth could not be brought: " in str(raised.value)
+    assert str(model.weights) in str(raised.value)
+
+
+def test_pull_command(run: Run, mirror: Mirror, tmp_path: Path) -> None:
+    """`weights pull` asks the mirror that is set, and refuses what is not the published file."""
+    result = run("weights", "pull", "mobilenet_320", AUGU_WEIGHTS_URL=mirror.url)
+    assert result.exit_code == 1
+    assert "its sha256 does not begin 907ea3f9." in result.stderr.splitlines()[-1]
+    assert list((tmp_path / "data" / "weights").iterdir()) == []
+
+
+# --- drawing
+
+WHITE = Image.new("RGB", (300, 200), "white")
+
+
+def inked(image: Image.Image) -> int:
+    """How many pixels are no longer white."""
+    return image.width * image.height - sum(
+        count for count, colour in image.getcolors(60_000) if colour == (255, 255, 255)
+    )
+
+
+def test_colours() -> None:
+    """A name has the same bright colour in every process, and names differ."""
+    names = [f"name {n}" for n in range(80)]
+    assert colour_of("person") == (61, 245, 104)
+    assert len({colour_of(name) for name in names}) > 60
+    assert all(max(colour_of(name)) > 200 for name in names)
+
+
+def test_annotate() -> None:
+    """The photo is copied; a box is drawn in its name's colour at its sides."""
+    photo = WHITE.copy()
+    drawn = annotate(photo, [Detection("cat", (100, 100, 200, 150), 0.9)])
+    assert photo.tobytes() == WHITE.tobytes()
+    assert [drawn.getpixel(at) for at in ((100, 125), (200, 125), (150, 150))] == [colour_of("cat")] * 3
+    assert drawn.getpixel((150, 125)) == (255, 255, 255)
+    assert annotate(photo, []).tobytes() == WHITE.tobytes()
+
+
+def test_best_on_top() -> None:
+    """Where two boxes meet, the better one is seen."""
+    found = [Detection("cat", (50, 50, 150, 150), 0.9), Detection("dog", (50, 50, 150, 150), 0.8)]
+    assert annotate(WHITE, found).getpixel((150, 100)) == colour_of("cat")
+
+
+@given(st.integers(0, 296), st.integers(0, 196))
+def test_labels_stay_inside(x: int, y: int) -> None:
+    """A label is wholly seen wherever its box lies."""
+    label = inked(annotate(WHITE, [Detection("fire hydrant", (150, 100, 151, 101), 0.99)]))
+    assert inked(annotate(WHITE, [Detection("fire hydrant", (x, y, x + 1, y + 1), 0.99)])) >= 0.98 * label
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 500), (500, 1)])
+def test_tiny_photo(size: tuple[int, int]) -> None:
+    """A photo too small for a label is drawn on all the same."""
+    width, height = size
+    assert annotate(Image.new("RGB", size), [Detection("cat", (0, 0, width, height), 0.9)]).size == size

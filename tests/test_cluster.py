@@ -1,0 +1,275 @@
+"""Real servers together: gunicorn's workers, the databases, Redis, nginx, and the accuracy that a client gets."""
+
+import base64
+import http.client
+import json
+import os
+import re
+import signal
+import socket
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+from skimage import data
+
+from augu_api.detection import Detector
+from tests.conftest import OBJECTS, Serve, Server, free_port, png_of, wait_until
+
+METRICS_TOKEN = "a metrics token of 32 characters"
+Nginx = Callable[[int], int]
+
+
+@dataclass
+class Reply:
+    """What came back."""
+
+    status: int
+    headers: http.client.HTTPMessage
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+def call(
+    port: int, path: str, body: bytes | None = None, token: str = "", source: str = "127.0.0.1", **headers: str
+) -> Reply:
+    """Make a request to a local port, from another local address if one is given."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120, source_address=(source, 0))
+    if token:
+        headers["Authorization"] = f"Bearer {token}"
+    try:
+        connection.request("GET" if body is None else "POST", path, body, headers)
+        response = connection.getresponse()
+        return Reply(response.status, response.headers, response.read())
+    finally:
+        connection.close()
+
+
+def add(server: Server, name: str = "alice", coefficient: float = 0.8) -> str:
+    """A new user's token."""
+    flags = ("--grant", "IMAGES_OBJECTS", "--grant", "EXPERIMENTAL")
+    return server.run("users", "add", name, *flags, "--coefficient", str(coefficient)).strip()
+
+
+def wait_for_all(server: Server, folder: Path, workers: int) -> None:
+    """Wait until each worker has loaded the model: it then shows the model's facts among the metrics."""
+    wait_until(lambda: len(list(folder.glob("augu-metrics-*/gauge_max_*.db"))) == workers)
+
+
+def metric(port: int, name: str) -> float:
+    """The sum of a metric's samples that begin so."""
+    shown = call(port, "/metrics", token=METRICS_TOKEN).body.decode()
+    return sum(float(value) for value in re.findall(rf"^{re.escape(name)}.* ([0-9.e+]+)$", shown, re.MULTILINE))
+
+
+def photo(name: str) -> bytes:
+    return base64.b64encode(png_of(Image.fromarray(getattr(data, name)())))
+
+
+# --- gunicorn
+
+
+@pytest.mark.parametrize("storage", ["sqlite", "postgresql", "redis"])
+def test_the_quota_is_exact(serve: Serve, tmp_path: Path, storage: str, request: pytest.FixtureRequest) -> None:
+    """Of 88 requests that 8 clients make at once as one user to 4 workers, 48 pass; the metrics show all of them."""
+    environ = {"WEB_CONCURRENCY": "4", "TMPDIR": str(tmp_path), "AUGU_METRICS_TOKEN": METRICS_TOKEN}
+    if storage == "postgresql":
+        environ["DATABASE_URL"] = request.getfixturevalue("postgres")
+    elif storage == "redis":
+        environ["AUGU_RATELIMIT_STORAGE"] = request.getfixturevalue("redis")
+    server = serve(**environ)
+    wait_for_all(server, tmp_path, 4)
+    token = add(server)  # a new user's window begins with the first request
+    with ThreadPoolExecutor(8) as clients:
+        replies = list(clients.map(lambda _: call(server.port, "/session", token=token), range(88)))
+    assert Counter(reply.status for reply in replies) == {200: 48, 429: 40}
+    left = [int(reply.headers["X-Ratelimit-Remaining"]) for reply in replies]
+    assert min(left) == 0
+    assert max(left) <= 47
+    assert metric(server.port, 'augu_requests_total{agent="other",route="/session",status="200"}') == 48
+    assert metric(server.port, 'augu_requests_total{agent="other",route="/session",status="429"}') == 40
+    assert metric(server.port, 'augu_refusals_total{reason="quota"}') == 40
+    assert metric(server.port, "augu_model_info{") == 1
+    server.stop()
+    assert list(tmp_path.glob("augu-metrics-*")) == []
+
+
+def test_a_killed_worker_is_replaced(serve: Serve) -> None:
+    """After the only worker was killed another serves, and what was counted is still there."""
+    server = serve(WEB_CONCURRENCY="1", AUGU_METRICS_TOKEN=METRICS_TOKEN)
+    token = add(server)
+    assert call(server.port, "/session", token=token).status == 200
+    [killed] = server.workers
+    os.kill(killed, signal.SIGKILL)
+    wait_until(lambda: killed not in server.workers and server.is_ready())
+    assert server.workers != []
+    reply = call(server.port, "/session", token=token)
+    assert (reply.status, reply.headers["X-Ratelimit-Remaining"]) == (200, "46")
+    assert metric(server.port, 'augu_requests_total{agent="other",route="/session",status="200"}') == 2
+
+
+def accepted(port: int, token: str, body: bytes) -> http.client.HTTPConnection:
+    """A connection whose request a worker has begun to read: it has asked for the body."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    connection.putrequest("POST", OBJECTS)
+    for name, value in (
+        ("Authorization", f"Bearer {token}"),
+        ("Content-Length", str(len(body))),
+        ("Expect", "100-continue"),
+    ):
+        connection.putheader(name, value)
+    connection.endheaders()
+    assert connection.sock.recv(100, socket.MSG_PEEK).startswith(b"HTTP/1.1 100 ")
+    return connection
+
+
+def test_stopping_under_load(serve: Serve) -> None:
+    """A server that is told to stop finishes the requests that it has accepted, then exits without an error."""
+    server = serve(WEB_CONCURRENCY="1")
+    token, body = add(server), photo("astronaut")
+    connections = [accepted(server.port, token, body) for _ in range(4)]
+    server.process.send_signal(signal.SIGTERM)
+    wait_until(lambda: "Handling signal: term" in server.log.read_text())
+    for connection in connections:
+        connection.send(body)
+    for connection in connections:
+        response = connection.getresponse()
+        assert response.status == 200
+        assert json.load(response)["data"]["objects"][0]["name"] == "person"
+        connection.close()
+    assert server.process.wait(60) == 0
+    with pytest.raises(ConnectionRefusedError):
+        call(server.port, "/health/live")
+
+
+# --- nginx in front
+
+
+def test_through_nginx(serve: Serve, nginx: Nginx) -> None:
+    """Through nginx photos are recognised, bad bodies get the envelope, and metrics are for this machine alone."""
+    server = serve(WEB_CONCURRENCY="1", AUGU_METRICS_TOKEN=METRICS_TOKEN)
+    port, token = nginx(server.port), add(server)
+    for name, expected in (("astronaut", "person"), ("chelsea", "cat"), ("coffee", "cup")):
+        reply = call(port, OBJECTS, photo(name), token)
+        assert reply.status == 200
+        assert expected in {item["name"] for item in reply.json["data"]["objects"]}
+    for megabytes in (7, 9, 20):  # too large for the endpoint, for the application, for anybody's patience
+        reply = call(port, OBJECTS, b"A" * megabytes * 2**20, token)
+        assert reply.status == 400
+        assert (reply.json["statusCode"], reply.json["error"]) == (400, "Bad request")
+        assert reply.json["message"] == "Invalid request body."
+    assert call(port, "/metrics", token=METRICS_TOKEN).body.startswith(b"# HELP ")
+    for path in ("/metrics", "/metrics/", "//metrics", "/%6detrics", "/x/../metrics", "/metrics?x=1"):
+        reply = call(port, path, token=METRICS_TOKEN, source="127.0.0.2", X_Forwarded_For="127.0.0.1")
+        assert (reply.status, reply.json["message"]) == (403, "Metrics are private.")
+    assert call(port, "/session", token=token, source="127.0.0.2").status == 200
+
+
+@pytest.mark.parametrize("path", ["/", OBJECTS, "/metrics"])
+def test_nothing_behind_nginx(nginx: Nginx, path: str) -> None:
+    """While no gunicorn answers, nginx says 503 in the envelope, and when to try again."""
+    reply = call(nginx(free_port()), path)
+    assert reply.status == 503
+    assert reply.headers["Content-Type"] == "application/json"
+    assert reply.headers["Retry-After"] == "1"
+    assert list(reply.json) == ["statusCode", "error", "message"]
+    assert (reply.json["statusCode"], reply.json["error"]) == (503, "Service Unavailable")
+
+
+def test_anonymous_callers(nginx: Nginx) -> None:
+    """Callers without a token are held back beyond a burst, in the envelope; callers with a token never are."""
+    port = nginx(free_port())  # nothing needs to answer behind it
+    replies = [call(port, "/health/live") for _ in range(60)]
+    assert [reply.status for reply in replies[:20]] == [503] * 20
+    held_back = [reply for reply in replies if reply.status == 429]
+    assert len(held_back) >= 20
+    for reply in held_back:
+        assert (reply.headers["Retry-After"], reply.headers["X-Retry-After"]) == ("1", "1")
+        assert (reply.json["statusCode"], reply.json["error"]) == (429, "Too Many Requests")
+    assert {call(port, "/health/live", token="any").status for _ in range(60)} == {503}
+
+
+BAD_REQUEST = {"statusCode": 400, "error": "Bad request", "message": "Invalid request body."}
+NOT_ALLOWED = {"statusCode": 405, "error": "Method Not Allowed", "message": "This method is not allowed here."}
+UNREADABLE = {
+    "long path": (b"GET /" + b"a" * 40_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n", BAD_REQUEST),
+    "long header": (b"GET / HTTP/1.1\r\nHost: x\r\nA: " + b"a" * 40_000 + b"\r\n\r\n", BAD_REQUEST),
+    "no host": (b"GET / HTTP/1.1\r\n\r\n", BAD_REQUEST),
+    "bad length": (b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: no\r\n\r\n", BAD_REQUEST),
+    "unknown coding": (b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: x\r\n\r\n", BAD_REQUEST),
+    "unknown version": (b"GET / HTTP/3.0\r\nHost: x\r\n\r\n", BAD_REQUEST),
+    "TRACE": (b"TRACE / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", NOT_ALLOWED),
+}
+
+
+@pytest.mark.parametrize(("sent", "expected"), UNREADABLE.values(), ids=UNREADABLE)
+def test_unreadable_requests(nginx: Nginx, sent: bytes, expected: dict[str, object]) -> None:
+    """What nginx refuses by itself gets the envelope as well."""
+    with socket.create_connection(("127.0.0.1", nginx(free_port())), timeout=30) as connection:
+        connection.sendall(sent)
+        received = b"".join(iter(lambda: connection.recv(65536), b""))
+    head, _, body = received.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 %d " % expected["statusCode"])
+    assert json.loads(body) == expected
+
+
+# --- accuracy
+
+
+def average_precision(coco: COCO, results: list[dict[str, Any]]) -> float:
+    """COCO's AP over all photos."""
+    with redirect_stdout(StringIO()):
+        evaluation = COCOeval(coco, coco.loadRes(results), "bbox")
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    return float(evaluation.stats[0])
+
+
+def test_accuracy(serve: Serve, bundled: Detector, dev_photos: Path) -> None:
+    """A client gets the detector's accuracy: the AP of what the endpoint returns is that of the detector itself."""
+    server = serve(WEB_CONCURRENCY="1")
+    token = add(server, coefficient=1000)
+    with redirect_stdout(StringIO()):
+        coco = COCO(dev_photos / "instances.json")
+    category = {entry["name"]: entry["id"] for entry in coco.dataset["categories"]}
+    replied, direct = [], []
+    for entry in coco.dataset["images"]:
+        with Image.open(dev_photos / "images" / entry["file_name"]) as file:
+            image = file.convert("RGB")
+        reply = call(server.port, f"{OBJECTS}?min_score=0", png_of(image), token, **{"Content-Type": "image/png"})
+        replied += [
+            {
+                "image_id": entry["id"],
+                "category_id": category[item["name"]],
+                "bbox": [item["x"], item["y"], item["width"], item["height"]],
+                "score": item["score"],
+            }
+            for item in reply.json["data"]["objects"]
+        ]
+        direct += [
+            {
+                "image_id": entry["id"],
+                "category_id": category[found.name],
+                "bbox": [found.box[0], found.box[1], found.box[2] - found.box[0], found.box[3] - found.box[1]],
+                "score": found.score,
+            }
+            for found in bundled.detect(image)
+        ]
+    through_http, itself = average_precision(coco, replied), average_precision(coco, direct)
+    print(f"AP through HTTP {through_http:.4f}, of the detector {itself:.4f}")  # noqa: T201 - pytest -s shows it
+    assert np.isclose(through_http, itself, atol=0.001)
+    assert itself >= 0.29

@@ -1,0 +1,185 @@
+"""Each decision of an operator is one environment variable, read once and refused by name."""
+
+import stat
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from augu_api.config import CORES, ROOT, Settings, SettingsError
+from tests.conftest import AtOnce
+
+SECRET = "0123456789abcdef0123456789abcdef"
+VARIABLES = {f.metadata["variable"]: f.name for f in fields(Settings)}
+HOST = "://augu:p%40ss@db.example.org:5432/augu?sslmode=require"
+PSYCOPG = f"postgresql+psycopg{HOST}"
+
+
+def read(folder: Path, **environ: str) -> Settings:
+    return Settings.from_env({"AUGU_DATA_DIR": str(folder)} | environ)
+
+
+def test_defaults(tmp_path: Path) -> None:
+    """Without variables the service runs in development, on SQLite in its data folder, with the bundled model."""
+    settings = read(tmp_path / "new" / "data")
+    secret = (tmp_path / "new" / "data" / "secret_key").read_text()
+    assert vars(settings) == {
+        "env": "development",
+        "secret_key": secret,
+        "data_dir": tmp_path / "new" / "data",
+        "database_url": f"sqlite:///{tmp_path}/new/data/augu.db",
+        "ratelimit_storage": "",
+        "ban_minutes": 10,
+        "model": "bundled",
+        "engine": "auto",
+        "weights_url": "https://download.pytorch.org/models",
+        "max_pixels": 25_000_000,
+        "queue": 8,
+        "metrics_token": "",
+        "metrics_dir": None,
+        "docs_url": "/openapi.json",
+        "workers": CORES,
+        "port": 8000,
+    }
+    assert {f.name: f.default for f in fields(Settings)}["data_dir"] == ROOT / "data"
+    assert settings.weights_dir == tmp_path / "new" / "data" / "weights"
+
+
+GOOD: list[tuple[str, str, Any]] = [
+    ("AUGU_ENV", "development", "development"),
+    ("AUGU_SECRET_KEY", SECRET, SECRET),
+    ("DATABASE_URL", "sqlite:////tmp/x.db", "sqlite:////tmp/x.db"),
+    ("DATABASE_URL", f"postgres{HOST}", PSYCOPG),
+    ("DATABASE_URL", f"postgresql{HOST}", PSYCOPG),
+    ("DATABASE_URL", PSYCOPG, PSYCOPG),
+    ("DATABASE_URL", "postgres://augu:a#b/c:d@localhost/augu", "postgresql+psycopg://augu:a#b/c:d@localhost/augu"),
+    ("AUGU_RATELIMIT_STORAGE", "redis://localhost:6379", "redis://localhost:6379"),
+    ("AUGU_BAN_MINUTES", "1", 1),
+    ("AUGU_MODEL", "resnet50", "resnet50"),
+    ("AUGU_ENGINE", "torchvision", "torchvision"),
+    ("AUGU_WEIGHTS_URL", "http://mirror.example.org/models/", "http://mirror.example.org/models"),
+    ("AUGU_MAX_PIXELS", "2147483647", 2**31 - 1),
+    ("AUGU_QUEUE", "007", 7),
+    ("AUGU_METRICS_TOKEN", SECRET, SECRET),
+    ("PROMETHEUS_MULTIPROC_DIR", "/var/../tmp", Path("/tmp")),
+    ("AUGU_DOCS_URL", "https://docs.example.org", "https://docs.example.org"),
+    ("WEB_CONCURRENCY", "3", 3),
+    ("PORT", "65535", 65535),
+]
+
+
+@pytest.mark.parametrize(("variable", "text", "value"), GOOD)
+def test_good(tmp_path: Path, variable: str, text: str, value: object) -> None:
+    """A variable sets the setting of its name."""
+    assert getattr(read(tmp_path, **{variable: text}), VARIABLES[variable]) == value
+
+
+def test_every_setting_is_tried() -> None:
+    """No setting is without a test of its variable."""
+    assert {variable for variable, _, _ in GOOD} | {"AUGU_DATA_DIR"} == set(VARIABLES)
+
+
+@pytest.mark.parametrize("variable", VARIABLES)
+def test_empty_is_unset(tmp_path: Path, variable: str) -> None:
+    """An empty variable counts as one that is not set."""
+    environ = {"AUGU_DATA_DIR": str(tmp_path), variable: ""}
+    default = next(f.default for f in fields(Settings) if f.metadata["variable"] == variable)
+    if variable == "AUGU_DATA_DIR":
+        assert default == ROOT / "data"
+    else:
+        assert Settings.from_env(environ) == read(tmp_path)
+
+
+NUMBERS = ("AUGU_BAN_MINUTES", "AUGU_MAX_PIXELS", "AUGU_QUEUE", "WEB_CONCURRENCY", "PORT")
+BAD = [(variable, text) for variable in NUMBERS for text in ("0", "-1", "1.5", "many", "٣", "²", " 1", str(2**31))] + [
+    ("AUGU_ENV", "Production"),
+    ("AUGU_ENV", "test"),
+    ("AUGU_ENGINE", "tensorflow"),
+    ("AUGU_SECRET_KEY", SECRET[1:]),
+    ("AUGU_METRICS_TOKEN", "short"),
+    ("AUGU_DATA_DIR", "/dev/null/data"),
+    ("AUGU_DATA_DIR", "~nobody-of-that-name/data"),
+    ("AUGU_DATA_DIR", "a\0b"),
+    ("DATABASE_URL", "mysql://localhost/augu"),
+    ("DATABASE_URL", "postgresql+psycopg2://localhost/augu"),
+    ("DATABASE_URL", "postgresql:localhost"),
+    ("DATABASE_URL", "augu.db"),
+    ("DATABASE_URL", "sqlite://augu.db"),
+    ("DATABASE_URL", "postgresql://augu@localhost:port/augu"),
+    ("AUGU_RATELIMIT_STORAGE", "localhost"),
+    ("AUGU_RATELIMIT_STORAGE", "redis://localhost:port"),
+    ("AUGU_RATELIMIT_STORAGE", "memory://"),
+    ("AUGU_RATELIMIT_STORAGE", "carrier-pigeon://localhost"),
+    ("AUGU_WEIGHTS_URL", "file:///etc"),
+    ("AUGU_WEIGHTS_URL", "mirror.example.org"),
+]
+
+
+@pytest.mark.parametrize(("variable", "text"), BAD)
+def test_bad(tmp_path: Path, variable: str, text: str) -> None:
+    """A value that cannot be used is refused before anything starts, and the message names the variable."""
+    with pytest.raises(SettingsError, match=f"^{variable}: "):
+        read(tmp_path, **{variable: text})
+
+
+@given(st.dictionaries(st.sampled_from(sorted(set(VARIABLES) - {"AUGU_DATA_DIR", "AUGU_ENV"})), st.text(), max_size=3))
+def test_any_values(tmp_path_factory: pytest.TempPathFactory, environ: dict[str, str]) -> None:
+    """Whatever the variables hold, they are read or one of them is named."""
+    named = next(iter(environ), "")
+    try:
+        read(tmp_path_factory.getbasetemp(), **environ)
+    except SettingsError as error:
+        named = str(error).partition(":")[0]
+    assert named in {*environ, ""}
+
+
+@pytest.mark.parametrize("key", [{}, {"AUGU_SECRET_KEY": ""}])
+def test_production_needs_a_secret(tmp_path: Path, key: dict[str, str]) -> None:
+    """In production nothing is made up: without a secret it does not start, and leaves none behind."""
+    with pytest.raises(SettingsError, match=r"^AUGU_SECRET_KEY: "):
+        read(tmp_path / "data", AUGU_ENV="production", **key)
+    assert not (tmp_path / "data").exists()
+    assert read(tmp_path / "data", AUGU_ENV="production", AUGU_SECRET_KEY=SECRET).secret_key == SECRET
+    assert not (tmp_path / "data" / "secret_key").exists()
+
+
+def test_kept_secret(tmp_path: Path) -> None:
+    """The secret made in development is long, the owner's alone, and stays the same."""
+    secret = read(tmp_path).secret_key
+    assert len(bytes.fromhex(secret)) == 32
+    assert stat.S_IMODE((tmp_path / "secret_key").stat().st_mode) == 0o600
+    assert read(tmp_path).secret_key == secret
+    assert read(tmp_path, AUGU_SECRET_KEY=SECRET).secret_key == SECRET
+    assert [path.name for path in tmp_path.iterdir()] == ["secret_key"]
+
+
+def secret_of(folder: Path) -> str:
+    return read(folder).secret_key
+
+
+@pytest.mark.parametrize("round_", range(5))
+def test_one_secret(tmp_path: Path, at_once: AtOnce, round_: int) -> None:
+    """Of 8 processes that start at once on an empty folder, one makes the secret and all use it."""
+    assert set(at_once(secret_of, tmp_path / "data")) == {(tmp_path / "data" / "secret_key").read_text()}
+
+
+def test_secrets_are_not_shown(tmp_path: Path) -> None:
+    """A Settings that ends up in a log or a traceback shows no secret."""
+    settings = read(tmp_path, AUGU_SECRET_KEY=SECRET, AUGU_METRICS_TOKEN=SECRET, DATABASE_URL=f"postgres{HOST}")
+    assert SECRET not in repr(settings)
+    assert "p%40ss" not in repr(settings)
+
+
+@pytest.mark.parametrize(("workers", "threads"), [(1, CORES), (CORES, 1), (10 * CORES, 1)])
+def test_engine_threads(tmp_path: Path, workers: int, threads: int) -> None:
+    """The workers' detectors together use each core once, and each has one thread at least."""
+    assert read(tmp_path, WEB_CONCURRENCY=str(workers)).engine_threads == threads
+
+
+@pytest.mark.parametrize("variable", VARIABLES)
+def test_documented(variable: str) -> None:
+    """Every setting has its row in README.md."""
+    assert f"\n| `{variable}` |" in (ROOT / "README.md").read_text()

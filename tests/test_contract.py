@@ -1,0 +1,760 @@
+"""What a client sees, from end to end but for the detector: bodies, replies, gates and headers as documented."""
+
+import base64
+import json
+import logging
+import math
+import os
+import re
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from decimal import Decimal
+from io import BytesIO
+from typing import Any
+
+import pytest
+from flask.testing import FlaskClient
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from sqlalchemy import text
+from werkzeug.test import TestResponse
+
+from augu_api import accounts, create_app
+from augu_api.body import MAX_BODY, MAX_FIELDS
+from augu_api.config import Settings
+from augu_api.detection import Detection
+from augu_api.extensions import KEY, Service
+from augu_api.flags import Flag
+from augu_api.images import MAX_BYTES
+from tests.conftest import BOTH, OBJECTS, AddUser, FakeDetector, MakeApp, add_user_to, png_of
+
+Headers = dict[str, str]
+NAMES, SESSION = f"{OBJECTS}/names", "/session"
+BAD_TOKEN = {"Authorization": "Bearer eyJhbGciOiJIUzI1NiJ9.MTox.AAAA"}
+BOUNDARY = "----photo"
+WAIT = "Retry-After", "X-Retry-After"
+
+
+def bearer(authorization: str) -> Headers:
+    return {"Authorization": authorization}
+
+
+def reasons(response: TestResponse) -> dict[str, list[str]]:
+    """The `details` of a 400 whose other properties are as documented."""
+    body = json.loads(response.data)
+    assert response.status_code == 400
+    assert list(body) == ["statusCode", "error", "message", "details"]
+    assert (body["statusCode"], body["error"], body["message"]) == (400, "Bad request", "Invalid request body.")
+    found: dict[str, list[str]] = body["details"]
+    return found
+
+
+def says(response: TestResponse, status: int, error: str, message: str) -> None:
+    """The failure has exactly this envelope, minified and in this order."""
+    assert response.status_code == status
+    assert response.text == f'{{"statusCode":{status},"error":"{error}","message":"{message}"}}'
+    assert response.content_type == "application/json"
+
+
+@contextmanager
+def full(service: Service) -> Iterator[None]:
+    """All places of the line are taken."""
+    with ExitStack() as places:
+        for _ in range(service.settings.queue + 1):
+            places.enter_context(service.line.place())
+        yield
+
+
+# --- the forms of a body
+
+
+def noisy_png() -> bytes:
+    """A PNG whose base64 has both a plus and a slash."""
+    data = png_of(Image.frombytes("RGB", (16, 16), bytes(n * n * 31 % 251 for n in range(768))))
+    assert {"+", "/"} <= set(base64.b64encode(data).decode())
+    return data
+
+
+PNG = noisy_png()
+PIXELS = Image.open(BytesIO(PNG)).tobytes()
+B64 = base64.b64encode(PNG)
+WRAPPED = b"".join(B64[at : at + 60] + b"  \r\n" for at in range(0, len(B64), 60)) + b" \t\n"
+ESCAPED = B64.replace(b"+", b"%2B").replace(b"/", b"%2F").replace(b"=", b"%3D")
+URLENCODED, MULTIPART, AS_JSON = (
+    "application/x-www-form-urlencoded",
+    f"multipart/form-data; boundary={BOUNDARY}",
+    "application/json",
+)
+BOM = b"\xef\xbb\xbf"
+
+
+def multipart(body: bytes, disposition: str = 'name="data"', mimetype: str = "") -> bytes:
+    """A form of one part between two other fields."""
+    kind = f"Content-Type: {mimetype}\r\n" if mimetype else ""
+    head = f"--{BOUNDARY}\r\nContent-Disposition: form-data; {disposition}\r\n{kind}\r\n".encode()
+    other = f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="other"\r\n\r\n1\r\n'.encode()
+    return other + head + body + b"\r\n" + other + f"--{BOUNDARY}--\r\n".encode()
+
+
+def as_json(data: Any) -> bytes:
+    return json.dumps({"other": 1, "data": data}).encode()
+
+
+ANY_TYPE = [None, "text/plain", URLENCODED, AS_JSON, MULTIPART, "multipart/form-data", "image/png", "image/jpeg"]
+ANY_TYPE += ["application/octet-stream", "text/html; charset=utf-16", "application/problem+json", "nonsense"]
+FORMS = {f"raw as {kind}": (kind, WRAPPED) for kind in ANY_TYPE} | {
+    "raw on one line": (URLENCODED, B64),
+    "raw after a byte order mark": ("text/plain", BOM + WRAPPED),
+    "raw between blanks": ("text/plain", b"\n \f\v" + B64 + b"\t \n"),
+    "data URL": ("text/plain", b"data:image/png;base64," + WRAPPED),
+    "data URL in capitals": (URLENCODED, b" \nDATA:image/PNG;BASE64,\n" + B64),
+    "bytes": ("image/png", PNG),
+    "bytes with a parameter": ("Image/PNG; charset=binary", PNG),
+    "JSON": (AS_JSON, as_json(B64.decode())),
+    "JSON, wrapped": ("application/json; charset=utf-8", as_json(WRAPPED.decode())),
+    "JSON, data URL": (AS_JSON, as_json("data:image/png;base64," + B64.decode())),
+    "JSON as a form": (URLENCODED, b"\n " + as_json(B64.decode())),
+    "JSON as text": ("text/plain", as_json(B64.decode())),
+    "JSON after a byte order mark": (AS_JSON, BOM + as_json(B64.decode())),
+    "JSON with escaped slashes": (AS_JSON, as_json(B64.decode()).replace(b"/", rb"\/")),
+    "form": (URLENCODED, b"data=" + ESCAPED),
+    "form among other fields": (URLENCODED, b"a=1&data=" + ESCAPED + b"&b=%FF"),
+    "form, plus not escaped": (URLENCODED, b"data=" + B64),
+    "form, plus turned into a blank": (URLENCODED, b"data=" + B64.replace(b"+", b" ")),
+    "form, line breaks escaped": (URLENCODED, b"data=%0D%0A" + ESCAPED[:4] + b"%0A" + ESCAPED[4:] + b"++%0A"),
+    "form, line breaks not escaped": (URLENCODED, b"data=\n" + B64[:60] + b"\r\n" + B64[60:] + b"\n"),
+    "form, data URL": ("application/x-www-form-urlencoded; charset=utf-8", b"data=data:image/png;base64," + B64),
+    "multipart field": (MULTIPART, multipart(WRAPPED)),
+    "multipart field, data URL": (MULTIPART, multipart(b"data:image/png;base64," + B64)),
+    "multipart file of bytes": (MULTIPART, multipart(PNG, 'name="data"; filename="a.png"', "image/png")),
+    "multipart file of base64": (MULTIPART, multipart(WRAPPED, 'name="data"; filename="a.b64"', "text/plain")),
+    "multipart file, base64 in a .png": (MULTIPART, multipart(WRAPPED, 'name="data"; filename="a"', "image/png")),
+    "multipart file without a type": (MULTIPART, multipart(WRAPPED, 'name="data"; filename="../../a"')),
+}
+
+
+@pytest.mark.parametrize(("content_type", "body"), FORMS.values(), ids=FORMS)
+def test_each_form_of_a_body_is_the_same_photo(
+    client: FlaskClient, auth: Headers, detector: FakeDetector, content_type: str | None, body: bytes
+) -> None:
+    """However the photo is sent, the detector sees its pixels."""
+    response = client.post(OBJECTS, data=body, content_type=content_type, headers=auth)
+    assert response.status_code == 200, response.text
+    assert [(image.mode, image.tobytes()) for image in detector.seen] == [("RGB", PIXELS)]
+
+
+NOT_BASE64, NO_PNG, MISSING = "Not base64.", "Not a PNG image.", "Missing."
+BYTES_HINT = "Not base64. The file's bytes are accepted with Content-Type: image/png."
+TOO_LARGE, NO_JSON = f"Larger than {MAX_BYTES} bytes.", "Not JSON."
+BAD_BODIES = {
+    "empty": (None, b"", MISSING),
+    "empty, as JSON": (AS_JSON, b"", MISSING),
+    "empty, as a PNG": ("image/png", b"", MISSING),
+    "blanks": ("text/plain", b" \r\n\t", MISSING),
+    "a prefix alone": ("text/plain", b"data:image/png;base64,", MISSING),
+    "another prefix": ("text/plain", b"data:image/jpeg;base64," + B64, NOT_BASE64),
+    "not base64": ("text/plain", b"h\xc3\xa4?", BYTES_HINT),
+    "a wrong letter": ("text/plain", B64[:40] + b"*" + B64[40:], NOT_BASE64),
+    "padding within": ("text/plain", B64[:40] + b"====" + B64[40:], NOT_BASE64),
+    "one letter too few": ("text/plain", B64.rstrip(b"=")[:-1], NOT_BASE64),
+    "bytes without their type": ("application/octet-stream", PNG, BYTES_HINT),
+    "a JPEG": ("text/plain", base64.b64encode(b"\xff\xd8\xff\xe0" + bytes(60)), NO_PNG),
+    "a JPEG's bytes as a PNG": ("image/png", b"\xff\xd8\xff\xe0" + bytes(60), NO_PNG),
+    "truncated": ("image/png", PNG[:-5], "Truncated PNG image."),
+    "larger than 5 MB": ("text/plain", base64.b64encode(PNG + bytes(MAX_BYTES + 1 - len(PNG))), TOO_LARGE),
+    "larger than 5 MB as bytes": ("image/png", PNG + bytes(MAX_BYTES + 1 - len(PNG)), TOO_LARGE),
+    "larger than any body": ("text/plain", b"A" * (MAX_BODY + 1), "The body is too large."),
+    "broken JSON": (AS_JSON, b'{"data": "', NO_JSON),
+    "JSON nested deeply": (AS_JSON, b'{"data":' + b"[" * 100_000, NO_JSON),
+    "JSON with a wrong escape": (AS_JSON, b'{"data": "\\x"}', NO_JSON),
+    "JSON in no Unicode": (AS_JSON, b'{"data": "\xff"}', NO_JSON),
+    "a JSON array": (AS_JSON, b'["data"]', "Not in a JSON object."),
+    "a JSON string": (AS_JSON, b'"' + B64 + b'"', "Not in a JSON object."),
+    "JSON without data": (AS_JSON, b'{"photo": ""}', MISSING),
+    "JSON, null": (AS_JSON, as_json(None), MISSING),
+    "JSON, empty": (AS_JSON, as_json(""), MISSING),
+    "JSON, a number": (AS_JSON, as_json(1), "Not a string."),
+    "JSON, a truth": (AS_JSON, as_json(True), "Not a string."),
+    "JSON, an array": (AS_JSON, as_json([B64.decode()]), "Not a string."),
+    "JSON, an object": (AS_JSON, as_json({}), "Not a string."),
+    "JSON, half a surrogate": (AS_JSON, b'{"data": "\\ud800"}', BYTES_HINT),
+    "an empty field": (URLENCODED, b"data=", MISSING),
+    "a form of too many fields": (URLENCODED, b"data=" + B64 + b"&a=1" * MAX_FIELDS, "Not a form."),
+    "a form of no ASCII": (URLENCODED, b"data=\xff", "Not a form."),
+    "another field": (URLENCODED, b"photo=" + ESCAPED, NOT_BASE64),
+    "multipart without data": (MULTIPART, multipart(B64, 'name="photo"'), MISSING),
+    "multipart, an empty field": (MULTIPART, multipart(b""), MISSING),
+    "multipart, no file chosen": (MULTIPART, multipart(b"", 'name="data"; filename=""', "image/png"), MISSING),
+    "multipart, an empty file": (MULTIPART, multipart(b"", 'name="data"; filename="a"', "image/png"), MISSING),
+    "multipart, a file that is no PNG": (
+        MULTIPART,
+        multipart(PNG, 'name="data"; filename="a.gif"', "image/gif"),
+        BYTES_HINT,
+    ),
+    "multipart of no parts": (MULTIPART, f"--{BOUNDARY}--".encode(), NOT_BASE64),
+    "multipart with another boundary": (MULTIPART + "x", multipart(B64), NOT_BASE64),
+    "multipart, cut off": (MULTIPART, multipart(B64)[:-200], NOT_BASE64),
+}
+
+
+@pytest.mark.parametrize(("content_type", "body", "reason"), BAD_BODIES.values(), ids=BAD_BODIES)
+def test_a_bad_body_is_400_and_says_why(
+    client: FlaskClient, auth: Headers, detector: FakeDetector, content_type: str | None, body: bytes, reason: str
+) -> None:
+    """Every bad body is 400 with the documented message, and its details name `data` and the reason."""
+    response = client.post(OBJECTS, data=body, content_type=content_type, headers=auth)
+    assert reasons(response) == {"data": [reason]}
+    assert not detector.seen
+
+
+def test_a_photo_of_5_mb_fits(client: FlaskClient, auth: Headers, detector: FakeDetector) -> None:
+    """5 MB are allowed, as wrapped base64 too."""
+    largest = base64.encodebytes(PNG + bytes(MAX_BYTES - len(PNG))).replace(b"\n", b"\r\n")
+    assert client.post(OBJECTS, data=largest, headers=auth).status_code == 200
+    assert detector.seen
+
+
+def test_too_many_pixels_are_400(make_app: MakeApp, settings: Settings, detector: FakeDetector) -> None:
+    """The bound on pixels is a setting, and the details name it."""
+    app = make_app(replace(settings, max_pixels=255), detector)
+    headers = bearer(add_user_to(app.extensions[KEY]))
+    response = app.test_client().post(OBJECTS, data=B64, headers=headers)
+    assert reasons(response) == {"data": ["More than 255 pixels: 16 x 16."]}
+
+
+@given(st.binary(max_size=300), st.sampled_from([*ANY_TYPE, "image/png"]))
+def test_arbitrary_bodies_are_400(bench: "Bench", body: bytes, content_type: str | None) -> None:
+    """Bytes that are no photo are 400 and nothing else, whatever their content type."""
+    response = bench.client.post(OBJECTS, data=body, content_type=content_type, headers=bench.headers)
+    assert list(reasons(response)) == ["data"]
+
+
+# --- the reply
+
+REPLY = (
+    '{"statusCode":200,"error":null,"message":"Request fulfilled.","data":{"objects":['
+    '{"name":"person","x":1.23,"y":2.35,"width":5.56,"height":5.54,"score":89.33},'
+    '{"name":"cat","x":0.0,"y":0.0,"width":8.0,"height":8.0,"score":50.0}],"took":0}}'
+)
+
+
+def test_the_reply_is_as_documented(client: FlaskClient, auth: Headers, photo: str) -> None:
+    """Byte for byte: the order of the properties, two decimals, no blanks; only the time differs."""
+    response = client.post(OBJECTS, data=photo, headers=auth)
+    assert re.sub(r'"took":\d+', '"took":0', response.text) == REPLY
+    assert response.content_type == "application/json"
+
+
+@dataclass
+class Bench:
+    """An application that many examples share."""
+
+    client: FlaskClient
+    detector: FakeDetector
+    headers: Headers
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
+    detector = FakeDetector()
+    app = create_app(Settings.from_env({"AUGU_DATA_DIR": str(tmp_path_factory.mktemp("bench"))}), detector)
+    headers = bearer(add_user_to(app.extensions[KEY], coefficient=accounts.MAX_COEFFICIENT))
+    yield Bench(app.test_client(), detector, headers)
+    app.extensions[KEY].engine.dispose()
+
+
+@st.composite
+def scenes(draw: st.DrawFn) -> tuple[int, int, list[Detection]]:
+    """The sides of an image and some detections, best first, whose boxes lie in it."""
+    sides = width, height = draw(st.integers(1, 60)), draw(st.integers(1, 60))
+
+    def span(side: int) -> tuple[float, float]:
+        at = st.floats(0, side) | st.integers(0, side).map(float)
+        low, high = sorted((draw(at), draw(at)))
+        return low, high
+
+    found = []
+    for _ in range(draw(st.integers(0, 6))):
+        (x1, x2), (y1, y2) = span(width), span(height)
+        found.append(Detection(draw(st.sampled_from(["person", "cat"])), (x1, y1, x2, y2), draw(st.floats(0, 1))))
+    return *sides, sorted(found, key=lambda detection: -detection.score)
+
+
+@given(scenes(), st.integers(0, 100), st.integers(1, 6))
+def test_boxes_stay_inside_the_image(
+    bench: Bench, scene: tuple[int, int, list[Detection]], min_score: int, limit: int
+) -> None:
+    """Rounding to two decimals keeps a box in the image and its sides above 0, and its edges right to a cent.
+
+    What rounds to no area is left out; the rest comes best score first, down to `min_score` and up to `limit`.
+    """
+    width, height, bench.detector.found = scene
+    body, query = png_of(Image.new("1", (width, height))), {"min_score": min_score, "limit": limit}
+    options = {"query_string": query, "content_type": "image/png", "headers": bench.headers}
+    response = bench.client.post(OBJECTS, data=body, **options)
+    objects = json.loads(response.data, parse_float=Decimal)["data"]["objects"]
+    for item in objects:
+        assert item["x"] >= 0 < item["width"]
+        assert item["y"] >= 0 < item["height"]
+        assert item["x"] + item["width"] <= width
+        assert item["y"] + item["height"] <= height
+        assert min_score <= item["score"] <= 100
+        assert all(value.as_tuple().exponent >= -2 for value in item.values() if isinstance(value, Decimal))
+    shown = [
+        (d.name, d.box, round(d.score * 100, 2))
+        for d in bench.detector.found
+        if round(d.box[0], 2) < round(d.box[2], 2) and round(d.box[1], 2) < round(d.box[3], 2)
+    ]
+    expected = [detection for detection in shown if detection[2] >= min_score][:limit]
+    assert len(objects) == len(expected)
+    for item, (name, box, score) in zip(objects, expected, strict=True):
+        assert (item["name"], float(item["score"])) == (name, score)
+        edges = item["x"], item["y"], item["x"] + item["width"], item["y"] + item["height"]
+        assert all(math.isclose(edge, side, abs_tol=0.0051) for edge, side in zip(edges, box, strict=True))
+
+
+def test_took_leaves_out_the_waiting(client: FlaskClient, service: Service, auth: Headers, photo: str) -> None:
+    """`took` is a whole number of milliseconds, and the time spent in line is not among them."""
+    with ThreadPoolExecutor() as pool:
+        with service.line.turn():
+            reply = pool.submit(client.post, OBJECTS, data=photo, headers=auth)
+            with pytest.raises(TimeoutError):
+                reply.result(timeout=1)
+        took = json.loads(reply.result().data)["data"]["took"]
+    assert isinstance(took, int)
+    assert 0 <= took < 1000
+
+
+# --- query parameters
+
+
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [
+        ("", ["person", "cat"]),
+        ("min_score=0", ["person", "cat", "dog"]),
+        ("min_score=12.3", ["person", "cat", "dog"]),
+        ("min_score=12.31", ["person", "cat"]),
+        ("min_score=50", ["person", "cat"]),
+        ("min_score=89.34", []),
+        ("min_score=1e2", []),
+        ("limit=1", ["person"]),
+        ("limit=100", ["person", "cat"]),
+        ("names=cat", ["cat"]),
+        ("names=dog,%20cat", ["cat"]),
+        ("names=dog&min_score=10&limit=1", ["dog"]),
+    ],
+)
+def test_query_parameters_choose_objects(
+    client: FlaskClient, auth: Headers, photo: str, query: str, expected: list[str]
+) -> None:
+    """`min_score` is a lower bound, `limit` counts what is left, `names` categories; the defaults are 50 and 100."""
+    response = client.post(f"{OBJECTS}?{query}", data=photo, headers=auth)
+    assert [item["name"] for item in json.loads(response.data)["data"]["objects"]] == expected
+
+
+@pytest.mark.parametrize(
+    ("query", "field", "reason"),
+    [
+        *[(f"min_score={value}", "min_score", "") for value in ("-0.01", "100.01", "nan", "inf", "1e999", "x", "")],
+        *[(f"limit={value}", "limit", "") for value in ("0", "101", "-1", "1.5", "x", "", "9" * 5000)],
+        ("names=unicorn", "names", "Unknown: 'unicorn'. GET /images/classify/objects/names lists them."),
+        ("names=cat,Cat", "names", "Unknown: 'Cat'. GET /images/classify/objects/names lists them."),
+        ("names=", "names", "Unknown: ''. GET /images/classify/objects/names lists them."),
+        ("names=%0a%ff", "names", ""),
+        (f"names={'x' * 1000}", "names", f"Unknown: '{'x' * 40}'. GET /images/classify/objects/names lists them."),
+        ("minscore=1", "minscore", "Unknown field."),
+        ("=", "", "Unknown field."),
+    ],
+)
+def test_bad_query_parameters_are_400_and_named(
+    client: FlaskClient, auth: Headers, photo: str, query: str, field: str, reason: str
+) -> None:
+    """An unknown parameter or a value out of range is named, whatever the body is."""
+    response = client.post(f"{OBJECTS}?{query}", data=photo, headers=auth)
+    found = reasons(response)
+    assert list(found) == [field]
+    assert len(found[field]) == 1
+    assert reason in found[field][0]
+
+
+# --- failures
+
+FLAGS_MESSAGE = (
+    "You do not have the flag required to access this endpoint. "
+    "Please refer to the documentation at https://docs.example/flags for more information."
+)
+
+
+class BrokenDetector(FakeDetector):
+    """Fails in a way that nobody foresaw."""
+
+    def detect(self, image: Image.Image) -> list[Detection]:
+        raise RuntimeError("a secret of the machine room")
+
+
+def test_401_is_as_documented(client: FlaskClient) -> None:
+    """Without a token, the envelope and WWW-Authenticate; and no quota, since nobody is known."""
+    response = client.post(OBJECTS)
+    says(response, 401, "Unauthorized", "You are not authorized.")
+    assert response.headers["WWW-Authenticate"] == "Bearer"
+    assert "X-Ratelimit-Limit" not in response.headers
+
+
+@pytest.mark.parametrize("flags", [Flag(0), Flag.IMAGES_OBJECTS, Flag.EXPERIMENTAL, ~BOTH & ~Flag.BANNED])
+def test_403_is_as_documented(
+    make_app: MakeApp, settings: Settings, detector: FakeDetector, photo: str, flags: Flag
+) -> None:
+    """Both flags are needed, and the message points to the documentation."""
+    app = make_app(replace(settings, docs_url="https://docs.example/flags"), detector)
+    headers = bearer(add_user_to(app.extensions[KEY], flags=flags))
+    says(app.test_client().post(OBJECTS, data=photo, headers=headers), 403, "Forbidden", FLAGS_MESSAGE)
+    assert not detector.seen
+
+
+@pytest.mark.parametrize(
+    "path", ["/nothing", "/images", f"{OBJECTS}/", f"/{OBJECTS}", f"{OBJECTS}/names/", "/static/x", "/%00", "/ä"]
+)
+@pytest.mark.parametrize("method", ["GET", "POST", "DELETE"])
+def test_404_is_in_the_envelope(client: FlaskClient, path: str, method: str) -> None:
+    """What is not there is 404, and no path is redirected."""
+    says(client.open(path, method=method), 404, "Not Found", "There is nothing here.")
+
+
+METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "BREW"}
+READ = (NAMES, SESSION, "/health/live", "/health/ready", "/metrics", "/openapi.json")
+ALLOWED = {OBJECTS: {"POST"}} | {path: {"GET", "HEAD"} for path in READ}
+REFUSED_METHODS = [(path, method) for path, allowed in ALLOWED.items() for method in sorted(METHODS - allowed)]
+
+
+@pytest.mark.parametrize(("path", "method"), REFUSED_METHODS)
+def test_405_is_in_the_envelope(client: FlaskClient, path: str, method: str) -> None:
+    """Any other method, OPTIONS among them, is 405 and told which are allowed."""
+    response = client.open(path, method=method)
+    assert {allowed.strip() for allowed in response.headers["Allow"].split(",")} == ALLOWED[path]
+    if method == "HEAD":
+        assert (response.status_code, response.data) == (405, b"")
+    else:
+        says(response, 405, "Method Not Allowed", "This method is not allowed here.")
+
+
+@pytest.mark.parametrize("path", [NAMES, SESSION, "/health/live", "/health/ready", "/openapi.json"])
+def test_head_is_get_without_a_body(client: FlaskClient, auth: Headers, path: str) -> None:
+    """HEAD has the status and the length of GET."""
+    head, get = client.head(path, headers=auth), client.get(path, headers=auth)
+    assert (head.status_code, head.data) == (200, b"")
+    assert head.content_length == get.content_length == len(get.data)
+
+
+def test_500_is_in_the_envelope(
+    make_app: MakeApp, settings: Settings, photo: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An unexpected error is told to the log and not to the client, and the line goes on."""
+    app = make_app(settings, BrokenDetector())
+    service, client = app.extensions[KEY], app.test_client()
+    headers = bearer(add_user_to(service))
+    for _ in range(settings.queue + 2):
+        response = client.post(OBJECTS, data=photo, headers=headers)
+        says(response, 500, "Internal Server Error", "Something went wrong on our side.")
+        assert "X-Ratelimit-Remaining" in response.headers
+    assert "a secret of the machine room" in caplog.text
+
+
+UNAVAILABLE = "The service cannot answer right now. Please try again later."
+
+
+@pytest.mark.parametrize("path", [OBJECTS, NAMES, "/health/ready"])
+def test_without_a_detector_it_is_503(make_app: MakeApp, settings: Settings, photo: str, path: str) -> None:
+    """An application without a detector says so where it needs one."""
+    app = make_app(settings)
+    headers = bearer(add_user_to(app.extensions[KEY]))
+    response = app.test_client().open(path, method="POST" if path == OBJECTS else "GET", data=photo, headers=headers)
+    says(response, 503, "Service Unavailable", UNAVAILABLE)
+    assert int(response.headers["Retry-After"]) > 0
+    assert app.test_client().get("/health/live").status_code == 200
+
+
+@pytest.mark.parametrize("table", ["users", "counts"])
+def test_without_its_tables_it_is_503(
+    service: Service, client: FlaskClient, auth: Headers, photo: str, table: str
+) -> None:
+    """A database that does not do its part is 503, whether it knows the user or counts the request."""
+    with service.engine.begin() as connection:
+        connection.execute(text(f"DROP TABLE {table}"))
+    response = client.post(OBJECTS, data=photo, headers=auth)
+    says(response, 503, "Service Unavailable", UNAVAILABLE)
+    assert int(response.headers["Retry-After"]) > 0
+
+
+# --- the gates
+
+
+class Untouched(BytesIO):
+    """A body that notes whether it was read."""
+
+    touched = False
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        self.touched = True
+        return super().read(size)
+
+    def readinto(self, buffer: Any, /) -> int:
+        self.touched = True
+        return super().readinto(buffer)
+
+
+BANNED_FLAG = "You are banned."
+GATES = {
+    "token": (None, {}, 401, "You are not authorized."),
+    "ban": (Flag.BANNED, {"coefficient": 0}, 403, BANNED_FLAG),
+    "rate limit": (Flag(0), {"coefficient": 0}, 429, "You have made too many requests."),
+    "flags": (Flag.EXPERIMENTAL, {}, 403, "You do not have the flag"),
+}
+
+
+@pytest.mark.parametrize(("flags", "options", "status", "message"), GATES.values(), ids=GATES)
+def test_the_first_gate_that_fails_answers(
+    client: FlaskClient, add_user: AddUser, flags: Flag | None, options: dict[str, Any], status: int, message: str
+) -> None:
+    """Token, ban, rate limit, flags, body: who fails several sees the first, and no body is read before the last."""
+    headers = BAD_TOKEN if flags is None else bearer(add_user("alice", flags, **options))
+    body = Untouched(b"not a photo")
+    response = client.post(f"{OBJECTS}?limit=0", input_stream=body, content_length=11, headers=headers)
+    assert response.status_code == status
+    assert json.loads(response.data)["message"].startswith(message)
+    assert not body.touched
+
+
+def test_the_body_is_the_last_gate(client: FlaskClient, auth: Headers) -> None:
+    """Query parameters are looked at before the body, and a body is read once all else is well."""
+    body = Untouched(b"not a photo")
+    options: dict[str, Any] = {"input_stream": body, "content_length": 11, "headers": auth}
+    assert list(reasons(client.post(f"{OBJECTS}?limit=0", **options))) == ["limit"]
+    assert not body.touched
+    assert reasons(client.post(OBJECTS, **options)) == {"data": [NOT_BASE64]}
+    assert body.touched
+
+
+@pytest.mark.parametrize(
+    "authorization",
+    [
+        "",
+        "Bearer",
+        "Bearer ",
+        "Bearer a.b.c",
+        "Bearer a=b",
+        "Bearer ä",
+        "Basic YTpi",
+        "Token {token}",
+        "{token}",
+        "Bearer {token}x",
+        "Bearer {token}=",
+        "Bearer {token} {token}",
+    ],
+)
+@pytest.mark.parametrize("path", [OBJECTS, SESSION])
+def test_anything_but_the_token_is_401(client: FlaskClient, auth: Headers, authorization: str, path: str) -> None:
+    """Another scheme, no token, and a token with anything added are refused."""
+    token = auth["Authorization"].removeprefix("Bearer ")
+    headers = bearer(authorization.format(token=token))
+    response = client.open(path, method="POST" if path == OBJECTS else "GET", headers=headers)
+    says(response, 401, "Unauthorized", "You are not authorized.")
+
+
+def test_the_scheme_is_in_any_case(client: FlaskClient, auth: Headers) -> None:
+    """HTTP's schemes have no case."""
+    assert client.get(SESSION, headers=bearer(auth["Authorization"].replace("Bearer", "bEARER"))).status_code == 200
+
+
+# --- rate limits and bans
+
+
+def test_the_quota_is_in_the_headers(client: FlaskClient, add_user: AddUser, photo: str) -> None:
+    """A new user has 48 requests of any kind in 60 seconds, good or bad; each reply says how many are left."""
+    headers = bearer(add_user())
+    for left in range(47, -1, -1):
+        response = client.get(SESSION, headers=headers) if left % 2 else client.post(OBJECTS, headers=headers)
+        assert response.status_code == (200 if left % 2 else 400)
+        assert (response.headers["X-Ratelimit-Limit"], response.headers["X-Ratelimit-Remaining"]) == ("48", str(left))
+        assert 0 <= int(response.headers["X-Ratelimit-Reset"]) <= 60
+        assert not set(WAIT) & set(response.headers.keys())
+    response = client.post(OBJECTS, data=photo, headers=headers)
+    seconds = response.headers["Retry-After"]
+    assert 1 <= int(seconds) <= 60
+    says(response, 429, "Too Many Requests", f"You have made too many requests. Please wait {seconds} seconds.")
+    assert (response.headers["X-Retry-After"], response.headers["X-Ratelimit-Reset"]) == (seconds, seconds)
+    assert response.headers["X-Ratelimit-Remaining"] == "0"
+
+
+def test_a_user_does_not_spend_anothers_quota(client: FlaskClient, add_user: AddUser) -> None:
+    """The window belongs to the user."""
+    alice, bob = bearer(add_user("alice", coefficient=1 / 60)), bearer(add_user("bob", coefficient=1 / 60))
+    assert [client.get(SESSION, headers=who).status_code for who in (alice, alice, bob, bob)] == [200, 429, 200, 429]
+
+
+@pytest.mark.parametrize("minutes", [1, 10])
+def test_50_refusals_ban(make_app: MakeApp, settings: Settings, detector: FakeDetector, minutes: int) -> None:
+    """The 50th 429 is the last: then it is 403 for the configured minutes on every endpoint, and for nobody else."""
+    app = make_app(replace(settings, ban_minutes=minutes), detector)
+    service, client = app.extensions[KEY], app.test_client()
+    alice, bob = bearer(add_user_to(service, coefficient=0)), bearer(add_user_to(service, "bob"))
+    assert [client.get(SESSION, headers=alice).status_code for _ in range(50)] == [429] * 50
+    for response in (client.get(SESSION, headers=alice), client.post(OBJECTS, headers=alice)):
+        seconds = response.headers["Retry-After"]
+        assert 60 * minutes - 30 < int(seconds) <= 60 * minutes
+        says(response, 403, "Forbidden", f"You are banned for another {seconds} seconds.")
+        assert response.headers["X-Retry-After"] == seconds
+        assert response.headers["X-Ratelimit-Limit"] == "0"
+    assert client.get(SESSION, headers=bob).status_code == 200
+
+
+@pytest.mark.parametrize(("method", "path"), [("POST", OBJECTS), ("GET", SESSION)])
+def test_the_banned_flag_bans_for_good(client: FlaskClient, add_user: AddUser, method: str, path: str) -> None:
+    """A BANNED user is told so everywhere, without a time to wait, and no request is counted."""
+    headers = bearer(add_user("alice", BOTH | Flag.BANNED))
+    for _ in range(2):
+        response = client.open(path, method=method, headers=headers)
+        says(response, 403, "Forbidden", BANNED_FLAG)
+        assert response.headers["X-Ratelimit-Remaining"] == "48"
+        assert not set(WAIT) & set(response.headers.keys())
+
+
+# --- the line
+
+
+def test_a_full_line_is_503_at_once_and_not_counted(
+    client: FlaskClient, service: Service, detector: FakeDetector, add_user: AddUser, photo: str
+) -> None:
+    """Who finds no place is told to come again; the request costs nothing and its body is not read."""
+    headers, body = bearer(add_user()), Untouched(photo.encode())
+    with full(service):
+        for _ in range(2):
+            response = client.post(OBJECTS, input_stream=body, content_length=len(photo), headers=headers)
+            says(response, 503, "Service Unavailable", "Too many requests are waiting. Please try again later.")
+            assert int(response.headers["Retry-After"]) > 0
+            assert response.headers["X-Ratelimit-Remaining"] == "48"
+        assert client.post(OBJECTS, headers=BAD_TOKEN).status_code == 401
+        assert client.get(SESSION, headers=headers).headers["X-Ratelimit-Remaining"] == "47"
+        assert client.get("/health/ready").status_code == 200
+    assert not body.touched
+    assert not detector.seen
+    assert client.post(OBJECTS, data=photo, headers=headers).headers["X-Ratelimit-Remaining"] == "46"
+
+
+@pytest.mark.parametrize(
+    ("flags", "options", "body", "status"),
+    [(BOTH, {}, "x", 400), (Flag(0), {}, "x", 403), (BOTH, {"coefficient": 0}, "x", 429)],
+)
+def test_a_refused_request_leaves_its_place(
+    client: FlaskClient,
+    service: Service,
+    add_user: AddUser,
+    flags: Flag,
+    options: dict[str, Any],
+    body: str,
+    status: int,
+) -> None:
+    """However many requests are refused, the line is as long as before."""
+    headers = bearer(add_user("alice", flags, **options))
+    statuses = [client.post(OBJECTS, data=body, headers=headers).status_code for _ in range(service.settings.queue + 2)]
+    assert statuses == [status] * (service.settings.queue + 2)
+
+
+# --- the other routes
+
+
+def test_the_session_is_the_callers_account(client: FlaskClient, add_user: AddUser) -> None:
+    """The id is text, since it does not fit a JavaScript number; the flags are a bitfield and names."""
+    headers = bearer(add_user("alice", Flag.EXPERIMENTAL, id=2**63 - 1, coefficient=1.5))
+    assert client.get(SESSION, headers=headers).text == (
+        '{"statusCode":200,"error":null,"message":"Request fulfilled.","data":{"id":"9223372036854775807","flags":389,'
+        '"flagNames":["TEXT","IMAGES","INFORMATION","EXPERIMENTAL"],"ratelimit":1.5}}'
+    )
+
+
+@pytest.mark.parametrize(
+    ("path", "data"),
+    [
+        (NAMES, '{"names":["person","cat","dog"]}'),
+        ("/health/live", '{"live":true}'),
+        ("/health/ready", '{"model":"fake","engine":"none","sha256":"0"}'),
+    ],
+)
+def test_open_routes_need_no_token(client: FlaskClient, path: str, data: str) -> None:
+    """The categories and the health are for everybody, in the envelope, and show no quota."""
+    for headers in ({}, BAD_TOKEN):
+        response = client.get(path, headers=headers)
+        assert response.text == f'{{"statusCode":200,"error":null,"message":"Request fulfilled.","data":{data}}}'
+        assert "X-Ratelimit-Limit" not in response.headers
+
+
+EVERY_STATUS = [("GET", "/health/live"), ("POST", OBJECTS), ("GET", "/nothing"), ("PUT", SESSION), ("GET", "/metrics")]
+
+
+@pytest.mark.parametrize(("method", "path"), EVERY_STATUS)
+def test_a_sane_request_id_is_kept(
+    client: FlaskClient, caplog: pytest.LogCaptureFixture, method: str, path: str
+) -> None:
+    """Every reply has the caller's own id, and so has its line in the log."""
+    caplog.set_level(logging.INFO, "augu_api.requests")
+    response = client.open(path, method=method, headers={"X-Request-Id": "a.B-3_" * 10})
+    assert response.headers.getlist("X-Request-Id") == ["a.B-3_" * 10]
+    assert [getattr(record, "id", None) for record in caplog.records if record.message == "request"] == ["a.B-3_" * 10]
+
+
+@pytest.mark.parametrize("given", [None, "", " ", "x" * 65, "a b", "a\tb", "ä", '{"a":1}', "../x", "a,b", "<script>"])
+def test_any_other_request_id_is_replaced(client: FlaskClient, given: str | None) -> None:
+    """An id that could break a log is replaced by a new one, different each time."""
+    headers = {} if given is None else {"X-Request-Id": given}
+    ids = [client.get("/health/live", headers=headers).headers["X-Request-Id"] for _ in range(2)]
+    assert len(set(ids)) == 2
+    assert all(re.fullmatch("[0-9a-f]{32}", id) for id in ids)
+
+
+# --- what is kept of a photo
+
+Opened = list[tuple[Any, ...]]
+watching: list[Opened] = []
+
+
+def _watch(event: str, arguments: tuple[Any, ...]) -> None:
+    if watching and event == "open" and arguments[2] & (os.O_WRONLY | os.O_RDWR):
+        watching[-1].append(arguments)
+
+
+sys.addaudithook(_watch)  # cannot be removed
+
+
+@contextmanager
+def watched_files() -> Iterator[Opened]:
+    """The files that this process opens for writing."""
+    watching.append([])
+    try:
+        yield watching[-1]
+    finally:
+        watching.pop()
+
+
+@pytest.mark.parametrize("form", ["bytes", "multipart", "text"])
+def test_no_part_of_a_photo_is_kept(
+    client: FlaskClient, auth: Headers, detector: FakeDetector, caplog: pytest.LogCaptureFixture, form: str
+) -> None:
+    """A photo larger than what servers keep in memory by default goes to no file and to no log."""
+    caplog.set_level(logging.DEBUG)
+    large = png_of(Image.frombytes("RGB", (700, 700), os.urandom(700 * 700 * 3)))
+    forms = {
+        "bytes": ("image/png", large),
+        "multipart": (MULTIPART, multipart(large, 'name="data"; filename="a.png"', "image/png")),
+        "text": ("text/plain", base64.b64encode(large)),
+    }
+    content_type, body = forms[form]
+    client.get(SESSION, headers=auth)  # opens the database
+    with watched_files() as opened:
+        assert client.post(OBJECTS, data=body, content_type=content_type, headers=auth).status_code == 200
+    assert detector.seen
+    assert not opened
+    assert base64.b64encode(large[:60]).decode() not in caplog.text

@@ -1,0 +1,394 @@
+"""From a PNG's bytes to its pixels: what is accepted looks as the format says, and the rest is refused with a reason.
+
+The files are written by an encoder of the tests' own, so the expected colours owe nothing to the decoder.
+"""
+
+import random
+import struct
+import zlib
+from collections.abc import Iterator
+from contextlib import suppress
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from augu_api.images import CHANNELS, DEPTHS, MAX_BYTES, MAX_CHUNKS, SIGNATURE, ImageRejected, decode
+
+Samples = tuple[int, ...]
+Rows = list[list[Samples]]
+RGB = tuple[int, int, int]
+
+PASSES = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
+WHOLE = ((0, 0, 1, 1),)
+MAX_PIXELS = 10_000
+KINDS = [(colour, depth) for colour, depths in DEPTHS.items() for depth in depths]
+PALETTE = [(n * 53 % 256, n * 101 % 256, n * 197 % 256) for n in range(256)]
+WHITE, GREY, RGB_COLOUR, INDEXED, GREY_ALPHA, RGBA = (255, 255, 255), 0, 2, 3, 4, 6
+
+
+# --- the encoder
+
+
+def chunk(kind: bytes, body: bytes = b"") -> bytes:
+    """A chunk with its length and checksum."""
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+
+def ihdr(width: int, height: int, depth: int = 8, colour: int = RGB_COLOUR, interlaced: int = 0, *rest: int) -> bytes:
+    """The header; `rest` is its compression and filter method."""
+    return chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, *(rest or (0, 0)), interlaced))
+
+
+def scanlines(rows: Rows, depth: int, interlaced: bool = False) -> bytes:
+    """Filter type 0 and the samples packed from the high bit, row after row and pass after pass."""
+    packed = bytearray()
+    for x, y, dx, dy in PASSES if interlaced else WHOLE:
+        for row in rows[y::dy]:
+            bits = "".join(f"{sample:0{depth}b}" for pixel in row[x::dx] for sample in pixel)
+            if bits:
+                padded = bits.ljust(-(-len(bits) // 8) * 8, "0")
+                packed += b"\0" + int(padded, 2).to_bytes(len(padded) // 8, "big")
+    return bytes(packed)
+
+
+def plte(colours: list[RGB]) -> bytes:
+    return chunk(b"PLTE", b"".join(map(bytes, colours)))
+
+
+def encode(
+    rows: Rows,
+    colour: int = RGB_COLOUR,
+    depth: int = 8,
+    interlaced: bool = False,
+    before: bytes = b"",
+    after: bytes = b"",
+) -> bytes:
+    """A PNG of the samples, with more chunks before or after its pixels, and its palette first if it has one."""
+    palette = plte(PALETTE[: 2**depth]) if colour == INDEXED else b""
+    header = ihdr(len(rows[0]), len(rows), depth, colour, interlaced)
+    pixels = chunk(b"IDAT", zlib.compress(scanlines(rows, depth, interlaced)))
+    return SIGNATURE + header + palette + before + pixels + after + chunk(b"IEND")
+
+
+def seen(samples: Samples, colour: int, depth: int) -> RGB:
+    """The pixel on white paper, as the format defines it."""
+    if colour == INDEXED:
+        return PALETTE[samples[0]]
+    *colours, alpha = samples if colour in (GREY_ALPHA, RGBA) else (*samples, 2**depth - 1)
+    top = 2**depth - 1
+    shown = [255 * (sample * alpha + top * (top - alpha)) / top**2 for sample in colours]
+    red, green, blue = (round(value) for value in (shown * 3)[:3])
+    return red, green, blue
+
+
+def noise(colour: int, depth: int, width: int, height: int, seed: int = 0) -> Rows:
+    """Samples over the whole range."""
+    dice = random.Random(seed)
+    return [
+        [tuple(dice.getrandbits(depth) for _ in range(CHANNELS[colour])) for _ in range(width)] for _ in range(height)
+    ]
+
+
+def shown(data: bytes, max_pixels: int = MAX_PIXELS) -> list[list[RGB]]:
+    """The decoded pixels by row."""
+    image = decode(data, max_pixels)
+    assert image.mode == "RGB"
+    flat = list(struct.iter_unpack("BBB", image.tobytes()))
+    return [flat[at : at + image.width] for at in range(0, len(flat), image.width)]
+
+
+def off(data: bytes, expected: list[list[RGB]]) -> int:
+    """The largest difference of any channel."""
+    pairs = zip(shown(data), expected, strict=True)
+    return max(
+        abs(a - b) for row in pairs for got, want in zip(*row, strict=True) for a, b in zip(got, want, strict=True)
+    )
+
+
+# --- what is accepted
+
+
+@pytest.mark.parametrize("interlaced", [False, True], ids=["rows", "adam7"])
+@pytest.mark.parametrize(("colour", "depth"), KINDS)
+def test_every_kind_of_pixels_is_shown(colour: int, depth: int, interlaced: bool) -> None:
+    """Each colour type and depth gives its colours, over white where it is transparent, interlaced or not.
+
+    Whole bytes without alpha are exact; 16 bits and alpha may round by one.
+    """
+    rows = noise(colour, depth, 11, 9)
+    expected = [[seen(samples, colour, depth) for samples in row] for row in rows]
+    exact = depth <= 8 and colour in (GREY, RGB_COLOUR, INDEXED)
+    assert off(encode(rows, colour, depth, interlaced), expected) <= (0 if exact else 1)
+
+
+@pytest.mark.parametrize(("width", "height"), [(1, 1), (1, 7), (7, 1), (2, 3), (5, 8), (9, 1)])
+def test_small_interlaced_images_have_empty_passes(width: int, height: int) -> None:
+    """A pass of Adam7 without pixels takes no bytes, and the image is whole all the same."""
+    rows = noise(RGB_COLOUR, 8, width, height)
+    assert shown(encode(rows, interlaced=True)) == rows
+
+
+@pytest.mark.parametrize(
+    ("colour", "depth", "key", "others"),
+    [
+        (GREY, 1, (0,), [(1,)]),
+        (GREY, 1, (1,), [(0,)]),
+        (GREY, 2, (1,), [(0,), (2,), (3,)]),
+        (GREY, 4, (9,), [(8,), (10,), (15,)]),
+        (GREY, 8, (100,), [(99,), (101,), (0,)]),
+        (GREY, 16, (0x1234,), [(0x1235,), (0x1233,), (0x3412,)]),
+        (RGB_COLOUR, 8, (1, 2, 3), [(1, 2, 4), (3, 2, 1), (0, 0, 0)]),
+        (RGB_COLOUR, 16, (0x0102, 0x0304, 0x0506), [(0x0302, 0x0304, 0x0506), (0, 0, 0), (0x0201, 0x0403, 0x0605)]),
+    ],
+)
+def test_the_transparent_colour_is_white(colour: int, depth: int, key: Samples, others: list[Samples]) -> None:
+    """The one colour that tRNS names is white, and its neighbours stay as they are."""
+    trns = chunk(b"tRNS", struct.pack(f">{len(key)}H", *key))
+    expected = [[WHITE, *(seen(samples, colour, depth) for samples in others)]]
+    assert off(encode([[key, *others]], colour, depth, before=trns), expected) <= (1 if depth == 16 else 0)
+
+
+@pytest.mark.parametrize("depth", [1, 2, 4, 8])
+@pytest.mark.parametrize("alphas", [b"\0", b"\x80", b"\x40\xc0"])
+def test_a_palette_has_alphas(depth: int, alphas: bytes) -> None:
+    """The tRNS of a palette thins its first colours; the others are opaque."""
+    indices = [(0,), (1,), (2**depth - 1,)]
+    opacity = [*alphas, *[255] * 256]
+    expected = [[seen((*PALETTE[n], opacity[n]), RGBA, 8) for (n,) in indices]]
+    assert off(encode([indices], INDEXED, depth, before=chunk(b"tRNS", alphas)), expected) <= 1
+
+
+@pytest.mark.parametrize("pieces", [1, 3, 100])
+def test_pixels_may_come_in_pieces(pieces: int) -> None:
+    """Any number of IDAT chunks, empty ones too, make one image."""
+    rows = noise(RGB_COLOUR, 8, 10, 10)
+    packed = zlib.compress(scanlines(rows, 8))
+    idats = [
+        chunk(b"IDAT", packed[at : at + len(packed) // pieces + 1])
+        for at in range(0, len(packed), len(packed) // pieces + 1)
+    ]
+    assert shown(SIGNATURE + ihdr(10, 10) + chunk(b"IDAT").join(idats) + chunk(b"IEND")) == rows
+
+
+BOMB = zlib.compress(bytes(2**24))
+EXTRAS = {
+    "text bomb": chunk(b"zTXt", b"a\0\0" + BOMB) * 3,
+    "international text bomb": chunk(b"iTXt", b"a\0\1\0\0\0" + BOMB),
+    "profile bomb": chunk(b"iCCP", b"a\0\0" + BOMB),
+    "broken profile": chunk(b"iCCP", b"\0\0\0\0"),
+    "broken time": chunk(b"tIME", b"1"),
+    "orientation": chunk(b"eXIf", b"MM\0*\0\0\0\x08\0\1\x01\x12\0\3\0\0\0\1\0\6\0\0\0\0\0\0"),
+    "gamma": chunk(b"gAMA", struct.pack(">I", 1)),
+    "our own": chunk(b"prVt", bytes(1000)),
+    "many": chunk(b"tEXt", b"a\0b") * 1000,
+}
+
+
+@pytest.mark.parametrize("extra", EXTRAS.values(), ids=EXTRAS)
+def test_chunks_that_make_no_pixels_are_ignored(extra: bytes) -> None:
+    """Texts, profiles, times and orientation, bombs among them, neither change nor refuse an image."""
+    rows = noise(RGB_COLOUR, 8, 3, 2)
+    assert shown(encode(rows, before=extra, after=extra)) == rows
+
+
+def test_an_animation_gives_its_still_image() -> None:
+    """Of an APNG, IDAT is shown; the frames, even of other sizes, are not."""
+    rows, other = noise(RGB_COLOUR, 8, 4, 3), noise(RGB_COLOUR, 8, 4, 3, seed=1)
+    control = struct.pack(">IIIIHHBB", 4, 3, 0, 0, 1, 10, 0, 0)
+    start = chunk(b"acTL", struct.pack(">II", 2, 0)) + chunk(b"fcTL", struct.pack(">I", 0) + control)
+    frame = chunk(b"fcTL", struct.pack(">I", 1) + control)
+    frame += chunk(b"fdAT", struct.pack(">I", 2) + zlib.compress(scanlines(other, 8)))
+    assert shown(encode(rows, before=start, after=frame)) == rows
+    assert shown(encode(rows, before=chunk(b"acTL", struct.pack(">II", 1, 0)), after=frame)) == rows
+
+
+def test_bytes_after_the_end_are_ignored() -> None:
+    """What follows IEND is not part of the image."""
+    rows = noise(RGB_COLOUR, 8, 2, 2)
+    assert shown(encode(rows) + b"PK\3\4 something else") == rows
+
+
+def test_a_photo_may_have_as_many_pixels_as_are_allowed() -> None:
+    """The bound on pixels is inclusive."""
+    assert decode(encode(noise(GREY, 1, 100, 100), GREY, 1), 10_000).size == (100, 100)
+
+
+# --- what is refused
+
+ROWS = noise(RGB_COLOUR, 8, 4, 4)
+GOOD = encode(ROWS)
+IDAT = chunk(b"IDAT", zlib.compress(scanlines(ROWS, 8)))
+END = chunk(b"IEND")
+RAW = scanlines(ROWS, 8)
+
+
+def png(*chunks: bytes) -> bytes:
+    return SIGNATURE + b"".join(chunks)
+
+
+def reason(data: bytes, max_pixels: int = MAX_PIXELS) -> str:
+    """Why the bytes are refused."""
+    with pytest.raises(ImageRejected) as refusal:
+        decode(data, max_pixels)
+    return str(refusal.value)
+
+
+@pytest.mark.parametrize("length", range(len(SIGNATURE), len(GOOD)))
+def test_a_truncated_file_is_refused(length: int) -> None:
+    """However few bytes are missing in the end."""
+    assert "Truncated PNG image" in reason(GOOD[:length])
+
+
+def test_a_damaged_bit_is_noticed() -> None:
+    """One changed bit anywhere refuses a file: a checksum, or a rule that comes before it, does not hold."""
+    for at in range(8 * len(GOOD)):
+        assert reason(GOOD[: at // 8] + bytes([GOOD[at // 8] ^ 1 << at % 8]) + GOOD[at // 8 + 1 :])
+
+
+HEADER = "it does not start with a header"
+NO_KIND = "no such kind of pixels"
+NO_SIDE = "a side has no length"
+BROKEN = "its pixels cannot be decompressed"
+ROWS_MISSING = "rows are missing"
+CORRUPT = "Corrupt PNG image."
+REFUSED = {
+    "nothing": (b"", "Not a PNG image."),
+    "a JPEG": (b"\xff\xd8\xff\xe0" + bytes(100), "Not a PNG image."),
+    "half a signature": (SIGNATURE[:7], "Not a PNG image."),
+    "newlines converted": (GOOD.replace(b"\r\n", b"\n"), "Not a PNG image."),
+    "pixels first": (png(IDAT, ihdr(4, 4), END), HEADER),
+    "a long header": (png(chunk(b"IHDR", bytes(14)), IDAT, END), HEADER),
+    "a text first": (png(chunk(b"tEXt", b"0123456789abc"), ihdr(4, 4), IDAT, END), HEADER),
+    "no width": (png(ihdr(0, 4), IDAT, END), NO_SIDE),
+    "no height": (png(ihdr(4, 0), IDAT, END), NO_SIDE),
+    "a negative width": (png(ihdr(2**31, 4), IDAT, END), NO_SIDE),
+    "a negative height": (png(ihdr(4, 2**32 - 1), IDAT, END), NO_SIDE),
+    "interlacing 2": (png(ihdr(4, 4, 8, 2, 2), IDAT, END), NO_KIND),
+    "compression 1": (png(ihdr(4, 4, 8, 2, 0, 1, 0), IDAT, END), "no such compression"),
+    "filter method 1": (png(ihdr(4, 4, 8, 2, 0, 0, 1), IDAT, END), "no such compression"),
+    "no pixels": (png(ihdr(4, 4), END), ROWS_MISSING),
+    "empty pixels": (png(ihdr(4, 4), chunk(b"IDAT"), END), ROWS_MISSING),
+    "one row too few": (png(ihdr(4, 5), IDAT, END), ROWS_MISSING),
+    "one byte too few": (png(ihdr(4, 4), chunk(b"IDAT", zlib.compress(RAW[:-1])), END), ROWS_MISSING),
+    "half the stream": (png(ihdr(4, 4), chunk(b"IDAT", zlib.compress(RAW, 0)[:30]), END), ROWS_MISSING),
+    "interlaced but too short": (png(ihdr(4, 4, 8, 2, 1), IDAT, END), ROWS_MISSING),
+    "not zlib": (png(ihdr(4, 4), chunk(b"IDAT", b"these are not compressed"), END), BROKEN),
+    "gzip": (png(ihdr(4, 4), chunk(b"IDAT", zlib.compress(RAW, wbits=31)), END), BROKEN),
+    "a preset dictionary": (png(ihdr(4, 4), chunk(b"IDAT", b"\x78\xbb\0\0\0\0"), END), BROKEN),
+    "filter 5": (png(ihdr(4, 4), chunk(b"IDAT", zlib.compress(b"\5" + RAW[1:])), END), CORRUPT),
+    "filter 255 in the last row": (
+        png(ihdr(4, 4), chunk(b"IDAT", zlib.compress(RAW[:-13] + b"\xff" + RAW[-12:])), END),
+        CORRUPT,
+    ),
+    "an unknown critical chunk": (png(ihdr(4, 4), chunk(b"CgBI", b"1234"), IDAT, END), "an unknown critical chunk"),
+    "no palette": (png(ihdr(4, 4, 8, INDEXED), IDAT, END), "its palette is missing"),
+    "a late palette": (png(ihdr(4, 4, 8, INDEXED), IDAT, plte(PALETTE), END), "its palette is missing"),
+    "a long palette": (png(ihdr(4, 4, 8, INDEXED), plte(PALETTE + PALETTE), IDAT, END), CORRUPT),
+    "a long tRNS": (png(ihdr(4, 4, 8, INDEXED), plte(PALETTE), chunk(b"tRNS", bytes(257)), IDAT, END), CORRUPT),
+    "an empty tRNS": (png(ihdr(4, 4), chunk(b"tRNS"), IDAT, END), CORRUPT),
+    "a second header": (png(ihdr(4, 4), ihdr(4, 4), IDAT, END), "a second header"),
+    "a header in the end": (png(ihdr(4, 4), IDAT, ihdr(4, 4), END), "a second header"),
+    "a chunk of 4 GB": (png(ihdr(4, 4), b"\xff\xff\xff\xffIDAT", bytes(100)), "Truncated PNG image."),
+    "too many chunks": (png(ihdr(4, 4), IDAT, chunk(b"tEXt") * MAX_CHUNKS, END), f"More than {MAX_CHUNKS} chunks."),
+    "too many bytes": (GOOD + bytes(MAX_BYTES + 1 - len(GOOD)), f"Larger than {MAX_BYTES} bytes."),
+}
+
+
+@pytest.mark.parametrize(("data", "why"), REFUSED.values(), ids=REFUSED)
+def test_a_bad_file_is_refused_with_the_reason(data: bytes, why: str) -> None:
+    """Each rule of the format that is broken has a message of its own."""
+    assert why in reason(data)
+
+
+@pytest.mark.parametrize(
+    ("colour", "depth"), [(c, d) for c in range(8) for d in (0, 1, 2, 3, 4, 8, 16, 32, 255) if (c, d) not in KINDS]
+)
+def test_an_illegal_kind_of_pixels_is_refused(colour: int, depth: int) -> None:
+    """Only the combinations of colour type and depth that the format lists are accepted."""
+    assert NO_KIND in reason(png(ihdr(4, 4, depth, colour), IDAT, END))
+
+
+@pytest.mark.parametrize("sides", [(101, 100), (1, 10_001), (2**31 - 1, 2**31 - 1), (2**31 - 1, 1)])
+def test_too_many_pixels_are_refused_before_anything_is_decoded(sides: tuple[int, int]) -> None:
+    """The header alone decides: the broken chunks behind it are not looked at."""
+    assert reason(png(ihdr(*sides), b"not chunks")) == f"More than {MAX_PIXELS} pixels: {sides[0]} x {sides[1]}."
+
+
+def test_a_second_header_cannot_bring_more_pixels() -> None:
+    """The bound on pixels holds for what is decoded, not only for the first header."""
+    packed = chunk(b"IDAT", zlib.compress(bytes(200 * 26)))
+    assert "a second header" in reason(png(ihdr(2, 2, 1, GREY), ihdr(200, 200, 1, GREY), packed, END))
+
+
+def test_the_callers_bound_on_pixels_is_the_only_one() -> None:
+    """A caller who allows 200 million pixels is not stopped by a bound of the decoder: only the bad filter is."""
+    side = 13_500
+    packed = zlib.compress(b"\xff" * side * (1 + (side + 7) // 8))
+    assert reason(png(ihdr(side, side, 1, GREY), chunk(b"IDAT", packed), END), 200_000_000) == CORRUPT
+
+
+# --- whatever else may come
+
+
+def accepted_or_refused(data: bytes) -> None:
+    """The one promise for all bytes."""
+    with suppress(ImageRejected):
+        image = decode(data, MAX_PIXELS)
+        assert (image.mode, image.size) == ("RGB", struct.unpack_from(">II", data, 16))
+
+
+@given(st.binary(max_size=200), st.booleans())
+def test_arbitrary_bytes_are_accepted_or_refused(data: bytes, signed: bool) -> None:
+    """Any bytes give an image of the header's size or ImageRejected, and nothing else."""
+    accepted_or_refused(SIGNATURE + data if signed else data)
+
+
+def chunks_of(data: bytes) -> Iterator[tuple[bytes, bytes]]:
+    at = len(SIGNATURE)
+    while at < len(data):
+        (length,) = struct.unpack_from(">I", data, at)
+        yield data[at + 4 : at + 8], data[at + 8 : at + 8 + length]
+        at += 12 + length
+
+
+KNOWN = [b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND", b"fcTL", b"fdAT", b"acTL", b"gAMA", b"cHRM", b"sRGB", b"pHYs"]
+
+
+@st.composite
+def mutated(draw: st.DrawFn) -> bytes:
+    """A PNG some of whose chunks are changed, doubled, dropped or swapped, all with checksums that hold."""
+    colour, depth = draw(st.sampled_from(KINDS))
+    width, height = draw(st.integers(1, 9)), draw(st.integers(1, 9))
+    trns = chunk(b"tRNS", draw(st.binary(max_size=8))) if draw(st.booleans()) else b""
+    whole = encode(noise(colour, depth, width, height), colour, depth, draw(st.booleans()), before=trns)
+    parts = list(chunks_of(whole))
+    for _ in range(draw(st.integers(1, 4))):
+        at = draw(st.integers(0, len(parts) - 1))
+        kind, body = parts[at]
+        change = draw(st.sampled_from(["byte", "cut", "drop", "double", "swap", "kind", "new", "pixels"]))
+        if change == "byte" and body:
+            where = draw(st.integers(0, len(body) - 1))
+            parts[at] = kind, body[:where] + draw(st.binary(min_size=1, max_size=1)) + body[where + 1 :]
+        elif change == "cut":
+            parts[at] = kind, body[: draw(st.integers(0, len(body)))]
+        elif change == "drop" and len(parts) > 1:
+            del parts[at]
+        elif change == "double":
+            parts.insert(at, parts[at])
+        elif change == "swap":
+            parts.append(parts.pop(at))
+        elif change == "kind":
+            parts[at] = draw(st.sampled_from(KNOWN)), body
+        elif change == "new":
+            parts.insert(at, (draw(st.sampled_from(KNOWN)), draw(st.binary(max_size=30))))
+        elif change == "pixels":
+            parts.insert(at, (b"IDAT", zlib.compress(draw(st.binary(max_size=200)))))
+    return png(*(chunk(kind, body) for kind, body in parts))
+
+
+@settings(max_examples=500, deadline=None)
+@given(mutated())
+def test_mutated_files_are_accepted_or_refused(data: bytes) -> None:
+    """A PNG with wrong chunks but right checksums gives an image of the header's size or ImageRejected."""
+    accepted_or_refused(data)

@@ -1,0 +1,178 @@
+"""openapi.json is valid, describes every route and nothing else, and the replies are as it says."""
+
+import json
+from typing import Any
+
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient
+from jsonschema import Draft202012Validator
+from openapi_spec_validator import validate
+from werkzeug.test import TestResponse
+
+from augu_api.config import Settings
+from augu_api.extensions import KEY, Service
+from augu_api.flags import Flag
+from tests.conftest import OBJECTS, AddUser, FakeDetector, MakeApp, add_user_to
+from tests.test_contract import BAD_TOKEN, Headers, bearer, full
+
+Document = dict[str, Any]
+METRICS_TOKEN = "m" * 32
+
+
+@pytest.fixture
+def document(client: FlaskClient) -> Document:
+    found: Document = json.loads(client.get("/openapi.json").data)
+    return found
+
+
+def gated(app: Flask) -> set[tuple[str, str]]:
+    """The operations that need a token of a user."""
+    rules = [rule for rule in app.url_map.iter_rules() if hasattr(app.view_functions[rule.endpoint], "flags")]
+    return {(rule.rule, method) for rule in rules for method in methods(rule)}
+
+
+def methods(rule: Any) -> set[str]:
+    return {method.lower() for method in rule.methods} - {"head"}
+
+
+def as_documented(document: Document, response: TestResponse) -> None:
+    """The reply's status, type, body and headers are documented for the route that gave it."""
+    operation = document["paths"][response.request.path][response.request.method.lower()]
+    documented = operation["responses"][str(response.status_code)]
+    schema = documented["content"][response.mimetype]["schema"] | {"components": document["components"]}
+    body = json.loads(response.data) if response.mimetype == "application/json" else response.text
+    Draft202012Validator(schema).validate(body)
+    extra = {"X-Ratelimit-Limit", "X-Ratelimit-Remaining", "X-Ratelimit-Reset", "Retry-After", "X-Retry-After"}
+    assert set(response.headers.keys()) & (extra | {"X-Request-Id"}) <= set(documented["headers"])
+
+
+def test_the_document_is_valid(document: Document) -> None:
+    """It is OpenAPI 3.1."""
+    validate(document)
+    assert document["openapi"].startswith("3.1")
+
+
+def test_every_route_is_documented_and_nothing_else(app: Flask, document: Document) -> None:
+    """The paths and methods are those that the application answers, each with a summary and an id of its own."""
+    routes = {(rule.rule, method) for rule in app.url_map.iter_rules() for method in methods(rule)}
+    operations = {(path, method): op for path, ops in document["paths"].items() for method, op in ops.items()}
+    assert set(operations) == routes
+    assert all(operation["summary"].endswith(".") for operation in operations.values())
+    assert len({operation["operationId"] for operation in operations.values()}) == len(operations)
+
+
+def test_gated_routes_say_so(app: Flask, document: Document) -> None:
+    """What needs a token documents its security and 401, 403 and 429 with their headers; other routes need none."""
+    assert gated(app) == {(OBJECTS, "post"), ("/session", "get")}
+    for path, method in gated(app):
+        operation = document["paths"][path][method]
+        assert operation["security"] == [{"token": []}]
+        assert {"401", "403", "429"} <= set(operation["responses"])
+        assert {"Retry-After", "X-Retry-After"} <= set(operation["responses"]["429"]["headers"])
+    operations = {(path, method): op for path, ops in document["paths"].items() for method, op in ops.items()}
+    assert {op for op in operations if "security" in operations[op]} == gated(app) | {("/metrics", "get")}
+
+
+def test_the_endpoint_documents_its_request(document: Document) -> None:
+    """The flags, the query parameters with their bounds and defaults, and the forms of the body."""
+    operation = document["paths"][OBJECTS]["post"]
+    assert operation["description"] == "Needs the flags IMAGES_OBJECTS and EXPERIMENTAL."
+    parameters = {parameter["name"]: parameter for parameter in operation["parameters"]}
+    assert set(parameters) == {"min_score", "limit", "names"}
+    bounds = {name: parameters[name]["schema"] for name in ("min_score", "limit")}
+    assert {name: (s["minimum"], s["maximum"], s["default"]) for name, s in bounds.items()} == {
+        "min_score": (0, 100, 50.0),
+        "limit": (1, 100, 100),
+    }
+    assert parameters["names"]["explode"] is False
+    assert not any(parameter.get("required") for parameter in parameters.values())
+    forms = {"application/json", "application/x-www-form-urlencoded", "multipart/form-data", "text/plain", "image/png"}
+    assert set(operation["requestBody"]["content"]) == forms
+
+
+@pytest.mark.parametrize("path", [f"{OBJECTS}/names", "/session", "/health/live", "/health/ready", "/openapi.json"])
+def test_pages_are_as_documented(client: FlaskClient, auth: Headers, document: Document, path: str) -> None:
+    """What is read with GET has the documented shape."""
+    response = client.get(path, headers=auth)
+    assert response.status_code == 200
+    as_documented(document, response)
+
+
+@pytest.mark.parametrize(
+    ("options", "body", "status"),
+    [
+        ({}, None, 200),
+        ({}, "no photo", 400),
+        ({"flags": Flag(0)}, None, 403),
+        ({"flags": Flag.BANNED}, None, 403),
+        ({"coefficient": 0}, None, 429),
+    ],
+)
+def test_replies_to_a_photo_are_as_documented(
+    client: FlaskClient, add_user: AddUser, document: Document, photo: str, options: Document, body: str, status: int
+) -> None:
+    """A photo and what is wrong with a request of a known user."""
+    response = client.post(OBJECTS, data=body or photo, headers=bearer(add_user(**options)))
+    assert response.status_code == status
+    as_documented(document, response)
+
+
+@pytest.mark.parametrize(("method", "path"), [("POST", OBJECTS), ("GET", "/session")])
+def test_refusals_are_as_documented(client: FlaskClient, document: Document, method: str, path: str) -> None:
+    """A caller whom nobody knows."""
+    response = client.open(path, method=method, headers=BAD_TOKEN)
+    assert response.status_code == 401
+    as_documented(document, response)
+
+
+def test_a_full_line_is_as_documented(
+    client: FlaskClient, service: Service, auth: Headers, document: Document, photo: str
+) -> None:
+    """And so is 503."""
+    with full(service):
+        response = client.post(OBJECTS, data=photo, headers=auth)
+    assert response.status_code == 503
+    as_documented(document, response)
+
+
+@pytest.mark.parametrize("path", [OBJECTS, f"{OBJECTS}/names", "/health/ready"])
+def test_a_missing_detector_is_as_documented(
+    make_app: MakeApp, settings: Settings, document: Document, photo: str, path: str
+) -> None:
+    """503 is documented wherever the detector is needed."""
+    app = make_app(settings)
+    headers = bearer(add_user_to(app.extensions[KEY]))
+    response = app.test_client().open(path, method="POST" if path == OBJECTS else "GET", data=photo, headers=headers)
+    assert response.status_code == 503
+    as_documented(document, response)
+
+
+@pytest.mark.parametrize(
+    ("token", "headers", "status"),
+    [("", {}, 403), (METRICS_TOKEN, BAD_TOKEN, 401), (METRICS_TOKEN, bearer(f"Bearer {METRICS_TOKEN}"), 200)],
+)
+def test_metrics_are_as_documented(
+    make_app: MakeApp,
+    settings: Settings,
+    detector: FakeDetector,
+    document: Document,
+    token: str,
+    headers: Headers,
+    status: int,
+) -> None:
+    """Refused to all, refused to one, shown."""
+    values = {"AUGU_DATA_DIR": str(settings.data_dir), "AUGU_METRICS_TOKEN": token}
+    response = make_app(Settings.from_env(values), detector).test_client().get("/metrics", headers=headers)
+    assert response.status_code == status
+    as_documented(document, response)
+
+
+def test_a_wrong_reply_would_be_noticed(client: FlaskClient, auth: Headers, document: Document) -> None:
+    """The documented shapes refuse other shapes: each property of a reply is required."""
+    names = document["paths"][f"{OBJECTS}/names"]["get"]["responses"]["200"]["content"]["application/json"]["schema"]
+    validator = Draft202012Validator(names | {"components": document["components"]})
+    good = json.loads(client.get(f"{OBJECTS}/names").data)
+    assert validator.is_valid(good)
+    assert not any(validator.is_valid({key: good[key] for key in good if key != gone}) for gone in good)
+    assert not validator.is_valid(good | {"data": {"names": [1]}})

@@ -1,0 +1,298 @@
+"""What an operator sees: request ids, one log line for each request, and metrics."""
+
+import base64
+import json
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from flask.testing import FlaskClient
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from prometheus_client.parser import text_string_to_metric_families
+from sqlalchemy import text
+from sqlalchemy.orm import Session
+
+from augu_api import accounts, create_app, logs
+from augu_api.config import ROOT, Settings
+from augu_api.detection import Detection
+from augu_api.extensions import KEY, Service
+from augu_api.flags import NO_FLAGS
+from augu_api.metrics import MAX_AGENTS, OTHER, Agents
+from tests.conftest import OBJECTS, AddUser, FakeDetector, add_user_to, png_of
+
+METRICS_TOKEN = "a metrics token of 32 characters"
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    """Settings that allow metrics."""
+    return Settings.from_env({"AUGU_DATA_DIR": str(tmp_path / "data"), "AUGU_METRICS_TOKEN": METRICS_TOKEN})
+
+
+# --- request ids
+
+
+@pytest.mark.parametrize("given_id", ["a", "A-1.b_2", "f" * 64])
+@pytest.mark.parametrize("path", ["/health/live", "/session", "/nowhere"])
+def test_own_id(client: FlaskClient, given_id: str, path: str) -> None:
+    """A caller's sane id comes back with every reply, whatever its status."""
+    assert client.get(path, headers={"X-Request-Id": given_id}).headers.getlist("X-Request-Id") == [given_id]
+
+
+@pytest.mark.parametrize("given_id", ["", "f" * 65, "a b", "a/b", "<b>", "é", "a,b", '{"level":"ERROR"}'])
+def test_new_id(client: FlaskClient, given_id: str) -> None:
+    """Without a sane id a reply has a new one of its own."""
+    made = [client.get("/nowhere", headers={"X-Request-Id": given_id}).headers["X-Request-Id"] for _ in range(2)]
+    assert made[0] != made[1]
+    assert all(len(bytes.fromhex(one)) == 16 for one in made)
+
+
+# --- the log
+
+
+class BrokenDetector(FakeDetector):
+    """Fails on a photo of one pixel."""
+
+    def detect(self, image: Image.Image) -> list[Detection]:
+        if image.size == (1, 1):
+            raise RuntimeError("a bug")
+        return super().detect(image)
+
+
+FIELDS = [
+    *("time", "level", "logger", "message"),
+    *("id", "user", "agent", "method", "route", "status", "milliseconds"),
+]
+
+
+def converse(folder: str) -> None:
+    """Make a request of each kind to an application that logs, and write what must not be logged to standard error."""
+    logs.configure()
+    app = create_app(Settings.from_env({"AUGU_DATA_DIR": folder}), BrokenDetector())
+    client, authorization = app.test_client(), add_user_to(app.extensions[KEY], id=42)
+    photo, broken = (base64.b64encode(png_of(Image.new("RGB", size))).decode() for size in ((64, 64), (1, 1)))
+    headers = {"Authorization": authorization, "User-Agent": "bot/1 " + "x" * 500, "X-Request-Id": "mine"}
+    client.post(f"{OBJECTS}?min_score=1", data=photo, headers=headers)
+    client.post(OBJECTS, data=broken, headers=headers)
+    client.post(OBJECTS, data=photo[:-100], headers=headers)
+    client.get(f"/no/{authorization[7:]}", headers={"Authorization": authorization + "x", "User-Agent": "a\tb"})
+    client.get("/session", headers={"Authorization": authorization[:-1], "X-Request-Id": '","level":"ERROR'})
+    sys.stderr.write(" ".join((authorization[7:], authorization[-20:], photo[:60], photo[-60:], broken[-30:])))
+
+
+def test_log(tmp_path: Path) -> None:
+    """Each request is one line of JSON with these fields; no token and no part of an image is in any line."""
+    code = f"from tests.test_ops import converse; converse({str(tmp_path)!r})"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert not [secret for secret in done.stderr.split(" ") if secret in done.stdout]
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    requests = [line for line in lines if line["logger"] == "augu_api.requests"]
+    assert [list(line) for line in requests] == [FIELDS] * 5
+    assert [(line["status"], line["route"], line["user"]) for line in requests] == [
+        (200, OBJECTS, "42"),
+        (500, OBJECTS, "42"),
+        (400, OBJECTS, "42"),
+        (404, "none", None),
+        (401, "/session", None),
+    ]
+    assert {line["method"] for line in requests} == {"POST", "GET"}
+    assert {line["level"] for line in requests} == {"INFO"}
+    assert requests[0]["id"] == "mine"
+    assert requests[0]["agent"] == ("bot/1 " + "x" * 500)[:200]
+    assert all(line["milliseconds"] >= 0 for line in requests)
+    [error] = [line for line in lines if line["level"] == "ERROR"]
+    assert "RuntimeError: a bug" in error["exc_info"]
+    assert len(lines) == 6
+
+
+# --- metrics
+
+Samples = Counter[tuple[str, ...]]
+
+
+def samples(client: FlaskClient) -> Samples:
+    """The counts that GET /metrics shows, by name and the values of the labels, which are sorted by name."""
+    reply = client.get("/metrics", headers={"Authorization": f"Bearer {METRICS_TOKEN}"})
+    assert reply.status_code == 200
+    assert reply.mimetype == "text/plain"
+    families = text_string_to_metric_families(reply.text)
+    return Counter(
+        {
+            (s.name, *(value for _, value in sorted(s.labels.items()))): s.value
+            for family in families
+            for s in family.samples
+        }
+    )
+
+
+@pytest.fixture
+def counted(client: FlaskClient) -> Callable[[], Samples]:
+    """What was counted since the test began."""
+    before = samples(client)
+
+    def since() -> Samples:
+        now = samples(client)
+        now.subtract(before)
+        return now
+
+    return since
+
+
+def test_no_metrics(tmp_path: Path, detector: FakeDetector) -> None:
+    """Metrics are refused to all while no token is set."""
+    app = create_app(Settings.from_env({"AUGU_DATA_DIR": str(tmp_path)}), detector)
+    for headers in ({}, {"Authorization": "Bearer "}, {"Authorization": f"Bearer {METRICS_TOKEN}"}):
+        reply = app.test_client().get("/metrics", headers=headers)
+        assert (reply.status_code, reply.json["error"]) == (403, "Forbidden")
+    app.extensions[KEY].engine.dispose()
+
+
+@pytest.mark.parametrize(
+    "authorization", [None, "Bearer", f"Basic {METRICS_TOKEN}", f"Bearer {METRICS_TOKEN}x", "Bearer é", METRICS_TOKEN]
+)
+def test_wrong_metrics_token(client: FlaskClient, authorization: str | None) -> None:
+    """Metrics are shown to the bearer of the token alone; another caller gets 401."""
+    headers = {"Authorization": authorization} if authorization else {}
+    reply = client.get("/metrics", headers=headers)
+    assert (reply.status_code, reply.json["error"]) == (401, "Unauthorized")
+
+
+def test_a_users_token_shows_no_metrics(client: FlaskClient, auth: dict[str, str]) -> None:
+    """A user of the API is not an operator."""
+    assert client.get("/metrics", headers=auth).status_code == 401
+
+
+def test_requests(client: FlaskClient, auth: dict[str, str], counted: Callable[[], Samples], photo: str) -> None:
+    """Requests are counted and timed by route, and counted by status and agent; an unknown path is no new label."""
+    for path in ("/nowhere", "/nowhere/else"):
+        client.get(path)
+    for _ in range(3):
+        client.get("/session", headers=auth | {"User-Agent": "TestBot/2.1 (+https://example.org)"})
+    client.post(OBJECTS, data=photo, headers=auth | {"User-Agent": "TestBot"})
+    client.post(OBJECTS, data="no", headers=auth | {"User-Agent": "TestBot/3"})
+    now = counted()
+    assert now["augu_requests_total", OTHER, "none", "404"] == 2
+    assert now["augu_requests_total", "TestBot", "/session", "200"] == 3
+    assert now["augu_requests_total", "TestBot", OBJECTS, "200"] == 1
+    assert now["augu_requests_total", "TestBot", OBJECTS, "400"] == 1
+    assert now["augu_request_seconds_count", "/session"] == 3
+    assert now["augu_detection_seconds_count",] == 1
+    assert now["augu_detection_seconds_sum",] > 0
+
+
+def test_objects(client: FlaskClient, auth: dict[str, str], counted: Callable[[], Samples], photo: str) -> None:
+    """The objects that were returned are counted by name, those left out are not."""
+    client.post(f"{OBJECTS}?min_score=0&limit=2", data=photo, headers=auth)
+    client.post(OBJECTS, data=photo, headers=auth)
+    client.post(f"{OBJECTS}?names=cat", data=photo, headers=auth)
+    now = counted()
+    assert [now["augu_objects_total", name] for name in ("person", "cat", "dog")] == [2, 3, 0]
+
+
+def test_model(client: FlaskClient) -> None:
+    """The facts of the loaded model are shown."""
+    assert samples(client)["augu_model_info", "none", "fake", "0"] == 1
+
+
+def test_refusals(
+    client: FlaskClient, service: Service, add_user: AddUser, counted: Callable[[], Samples], photo: str
+) -> None:
+    """Each gate's refusals are counted under its own reason."""
+
+    def post(authorization: str, data: str = photo) -> int:
+        return client.post(OBJECTS, data=data, headers={"Authorization": authorization}).status_code
+
+    good, poor = add_user("good"), add_user("poor", coefficient=0)
+    plain, banned = add_user("plain", NO_FLAGS), add_user("banned")
+    with Session(service.engine) as session, session.begin():
+        accounts.ban(accounts.find(session, "banned"))
+    assert [post(who) for who in ("Bearer no", banned, poor, plain)] == [401, 403, 429, 403]
+    assert post(good, "no") == 400
+    assert client.get("/metrics").status_code == 401
+    with ExitStack() as places:
+        for _ in range(service.settings.queue + 1):
+            places.enter_context(service.line.place())
+        assert post(good) == 503
+    with service.engine.begin() as connection:
+        connection.execute(text("DROP TABLE counts"))
+    assert post(good) == 503
+    now = counted()
+    reasons = ("token", "ban", "quota", "flags", "body", "metrics", "line", "unavailable")
+    assert {reason: now["augu_refusals_total", reason] for reason in reasons} == dict.fromkeys(reasons, 1)
+
+
+def test_a_full_line_is_not_counted_against_the_user(
+    client: FlaskClient, service: Service, add_user: AddUser, photo: str
+) -> None:
+    """A request that finds the line full leaves the quota as it was."""
+    headers = {"Authorization": add_user()}
+    with ExitStack() as places:
+        for _ in range(service.settings.queue + 1):
+            places.enter_context(service.line.place())
+        reply = client.post(OBJECTS, data=photo, headers=headers)
+    assert (reply.status_code, reply.headers["Retry-After"]) == (503, "1")
+    assert reply.headers["X-Ratelimit-Remaining"] == "48"
+
+
+def test_agents_of_strangers(client: FlaskClient, auth: dict[str, str], counted: Callable[[], Samples]) -> None:
+    """A caller without a valid token cannot make up labels, nor use up the 50 names."""
+    for n in range(2 * MAX_AGENTS):
+        client.get("/session", headers={"User-Agent": f"stranger-{n}"})
+    client.get("/session", headers=auth | {"User-Agent": "friend/1"})
+    now = counted()
+    assert now["augu_requests_total", OTHER, "/session", "401"] == 2 * MAX_AGENTS
+    assert now["augu_requests_total", "friend", "/session", "200"] == 1
+    assert not [labels for labels in now if "stranger" in " ".join(labels)]
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_agents(tmp_path: Path, shared: bool) -> None:
+    """The first 50 names are labels, then every new one is `other`; two workers with one folder share the names."""
+    one = Agents(tmp_path if shared else None)
+    two = Agents(tmp_path) if shared else one
+    names = [f"bot{n}" for n in range(60)]
+    labels = [(one, two)[n % 2].label(f"{name}/1.0", may_be_new=True) for n, name in enumerate(names)]
+    assert labels == names[:50] + [OTHER] * 10
+    for agents in (one, two):
+        assert [agents.label(name, may_be_new=True) for name in names] == labels
+
+
+def test_agents_known_elsewhere(tmp_path: Path) -> None:
+    """A worker learns the others' names when it sees them, and a restarted one knows them still."""
+    one, two = Agents(tmp_path), Agents(tmp_path)
+    assert one.label("bot", may_be_new=True) == "bot"
+    assert two.label("bot", may_be_new=False) == OTHER
+    assert two.label("bot", may_be_new=True) == "bot"
+    assert (tmp_path / "agents").read_text() == "bot\n"
+
+
+def label_all(folder: Path) -> list[str]:
+    agents = Agents(folder)
+    return [agents.label(f"bot{n}", may_be_new=True) for n in range(60)]
+
+
+def test_agents_at_once(tmp_path: Path, at_once: Callable[..., list[list[str]]]) -> None:
+    """Of 8 workers that meet 60 names at once, all agree on the same 50."""
+    [labels] = {tuple(labels) for labels in at_once(label_all, tmp_path)}
+    assert labels == (*(f"bot{n}" for n in range(50)), *[OTHER] * 10)
+
+
+@given(st.text(max_size=300))
+def test_any_user_agent(user_agent: str) -> None:
+    """Whatever a User-Agent says, its label is a short product name from its beginning, or `other`."""
+    label = Agents(None).label(user_agent, may_be_new=True)
+    assert label == OTHER or (user_agent.startswith(label) and 0 < len(label) <= 40 and label.isascii())
+    assert not set(label) & set(' "\\\n/{},')
+
+
+@pytest.mark.parametrize("user_agent", ["", "/1", "(X11)", "é", "a" * 41, "two words", "a,b"])
+def test_odd_user_agents(user_agent: str) -> None:
+    """No product name, or none of a sane length, is `other`."""
+    expected = "two" if user_agent == "two words" else OTHER
+    assert Agents(None).label(user_agent, may_be_new=True) == expected

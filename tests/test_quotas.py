@@ -1,0 +1,270 @@
+"""Requests are counted exactly, in the database or in a Redis, and a caller who goes on asking is banned."""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+
+import pytest
+import redis as redis_client
+from flask import Flask
+from hypothesis import given
+from hypothesis import strategies as st
+from limits.errors import StorageError
+from sqlalchemy import Engine, select, text
+from sqlalchemy.orm import Session
+
+from augu_api import accounts, create_app, database
+from augu_api.config import Settings
+from augu_api.extensions import KEY
+from augu_api.models import Count, User
+from augu_api.quotas import DatabaseStorage, Quota, QuotaExceeded, Quotas
+from tests.conftest import OBJECTS, AtOnce, FakeDetector, add_user_to, wait_until
+
+
+@pytest.fixture
+def storage(engine: Engine) -> DatabaseStorage:
+    return DatabaseStorage(engine)
+
+
+# --- the storage in the database
+
+
+def test_window(storage: DatabaseStorage) -> None:
+    """Counting adds up within a key's window, whose end the first count sets for good."""
+    before = time.time()
+    assert [storage.incr("a", 60), storage.incr("a", 1000), storage.incr("a", 60, amount=5)] == [1, 2, 7]
+    assert before + 60 <= storage.get_expiry("a") <= time.time() + 60
+    assert storage.incr("b", 60) == 1
+    assert (storage.get("a"), storage.get("b"), storage.get("c")) == (7, 1, 0)
+
+
+def test_no_window(storage: DatabaseStorage) -> None:
+    """A key without a window ends now."""
+    before = time.time()
+    assert before <= storage.get_expiry("a") <= time.time()
+
+
+def test_expiry(storage: DatabaseStorage) -> None:
+    """When a window has ended its count is gone, and the next count opens a new one in the same row."""
+    storage.incr("a", 1, amount=9)
+    wait_until(lambda: storage.get("a") == 0, 5)
+    before = time.time()
+    assert before <= storage.get_expiry("a") <= time.time()
+    assert storage.incr("a", 60) == 1
+    assert storage.get_expiry("a") >= before + 60
+    with Session(storage.engine) as session:
+        assert len(session.scalars(select(Count)).all()) == 1
+
+
+def test_forgetting(storage: DatabaseStorage) -> None:
+    """One key or all of them can be forgotten."""
+    for key in "abc":
+        storage.incr(key, 60)
+    storage.clear("a")
+    assert [storage.get(key) for key in "abc"] == [0, 1, 1]
+    assert storage.reset() == 2
+    assert [storage.get(key) for key in "abc"] == [0, 0, 0]
+    assert storage.check()
+
+
+def test_threads(storage: DatabaseStorage) -> None:
+    """8 threads that count at once never count the same."""
+    with ThreadPoolExecutor(8) as pool:
+        assert sorted(pool.map(lambda _: storage.incr("a", 60), range(200))) == list(range(1, 201))
+
+
+def count_in(url: str, times: int) -> list[int]:
+    storage = DatabaseStorage(database.connect(url))
+    return [storage.incr("a", 60) for _ in range(times)]
+
+
+def test_processes(engine: Engine, database_url: str, at_once: AtOnce) -> None:
+    """8 processes that count at once never count the same."""
+    counted = at_once(count_in, database_url, 25)
+    assert sorted(chain(*counted)) == list(range(1, 201))
+
+
+CALLS: dict[str, Callable[[DatabaseStorage], object]] = {
+    "incr": lambda storage: storage.incr("a", 60),
+    "get": lambda storage: storage.get("a"),
+    "get_expiry": lambda storage: storage.get_expiry("a"),
+    "reset": lambda storage: storage.reset(),
+    "clear": lambda storage: storage.clear("a"),
+}
+
+
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+def test_no_table(engine: Engine, storage: DatabaseStorage, call: Callable[[DatabaseStorage], object]) -> None:
+    """A database that cannot count says so with the StorageError that callers know, never with a number."""
+    database.downgrade(engine, "base")
+    with pytest.raises(StorageError):
+        call(storage)
+
+
+# --- quotas, wherever they are counted
+
+
+@dataclass
+class Place:
+    """Where an application keeps its users and counts its requests."""
+
+    environ: dict[str, str]
+
+    def app(self, detector: FakeDetector | None = None) -> Flask:
+        return create_app(Settings.from_env(self.environ), detector)
+
+
+@pytest.fixture(params=["sqlite", "postgresql", "redis"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+    """Each of the places where requests can be counted."""
+    environ = {"AUGU_DATA_DIR": str(tmp_path), "AUGU_BAN_MINUTES": "3"}
+    if request.param == "postgresql":
+        environ["DATABASE_URL"] = request.getfixturevalue("postgres")
+    elif request.param == "redis":
+        environ["AUGU_RATELIMIT_STORAGE"] = request.getfixturevalue("redis")
+    return Place(environ)
+
+
+@pytest.fixture
+def counted(place: Place, detector: FakeDetector) -> Iterator[Flask]:
+    """An application that counts there."""
+    app = place.app(detector)
+    yield app
+    app.extensions[KEY].engine.dispose()
+
+
+@given(st.integers(0, 60_000_000))
+def test_cap_of_a_whole_number(requests: int) -> None:
+    """A coefficient of a 60th of a number allows exactly that number, whatever floats make of it."""
+    assert User(coefficient=requests / 60).cap == requests
+
+
+@given(st.integers(0, 100_000_000))
+def test_cap_of_a_decimal(hundredths: int) -> None:
+    """The cap is `coefficient * 60` rounded down, of the coefficient as a person wrote it."""
+    assert User(coefficient=hundredths / 100).cap == hundredths * 60 // 100
+
+
+def outcomes(quotas: Quotas, user: User, times: int) -> list[bool]:
+    """Whether each of so many requests was let through."""
+    passed = []
+    for _ in range(times):
+        try:
+            quotas.count(user)
+            passed.append(True)
+        except QuotaExceeded:
+            passed.append(False)
+    return passed
+
+
+@pytest.mark.parametrize("cap", [0, 1, 5])
+def test_cap(counted: Flask, cap: int) -> None:
+    """Exactly the cap is let through in a window of 60 seconds, and what is left is told on the way."""
+    quotas, user = counted.extensions[KEY].quotas, User(id=1, coefficient=cap / 60)
+    assert quotas.left(user) == Quota(cap, cap, 0)
+    assert outcomes(quotas, user, cap) == [True] * cap
+    assert outcomes(quotas, user, 3) == [False] * 3
+    left = quotas.left(user)
+    assert (left.limit, left.remaining) == (cap, 0)
+    assert 50 < left.reset <= 60
+    assert outcomes(quotas, User(id=2, coefficient=1), 1) == [True]
+
+
+def let_through(place: Place) -> int:
+    quotas = place.app().extensions[KEY].quotas
+    return sum(outcomes(quotas, User(id=1, coefficient=0.8), 11))
+
+
+def test_exact_in_processes(place: Place, at_once: AtOnce) -> None:
+    """Of 88 requests of a user to 8 processes at once, exactly 48 are let through."""
+    assert sum(at_once(let_through, place)) == 48
+
+
+def test_ban(counted: Flask) -> None:
+    """The 50th refusal bans for the configured minutes, and the refusals are counted anew."""
+    service = counted.extensions[KEY]
+    with Session(service.engine, expire_on_commit=False) as session, session.begin():
+        user = accounts.create(session, "alice", coefficient=0)
+
+    def until() -> float | None:
+        with Session(service.engine) as session:
+            return accounts.find(session, "alice").banned_until
+
+    for _ in range(2):
+        outcomes(service.quotas, user, 49)
+        assert until() is None
+        before = time.time()
+        outcomes(service.quotas, user, 1)
+        banned_until = until()
+        assert banned_until is not None
+        assert before + 180 <= banned_until <= time.time() + 180
+        with Session(service.engine) as session, session.begin():
+            accounts.unban(accounts.find(session, "alice"))
+
+
+def test_removed_meanwhile(counted: Flask) -> None:
+    """A user who is removed while asking is refused like everybody."""
+    assert outcomes(counted.extensions[KEY].quotas, User(id=404, coefficient=0), 51) == [False] * 51
+
+
+def test_replies(counted: Flask) -> None:
+    """A caller sees the cap's replies, 50 of 429, then 403 with the seconds of the ban, then, unbanned, 429 again."""
+    service, client = counted.extensions[KEY], counted.test_client()
+    headers = {"Authorization": add_user_to(service, coefficient=2 / 60)}
+    replies = [client.get("/session", headers=headers) for _ in range(54)]
+    assert [reply.status_code for reply in replies] == [200] * 2 + [429] * 50 + [403] * 2
+    assert [reply.headers["X-Ratelimit-Remaining"] for reply in replies[:3]] == ["1", "0", "0"]
+    assert {reply.headers["X-Ratelimit-Limit"] for reply in replies} == {"2"}
+    for reply, longest in ((replies[2], 60), (replies[51], 60), (replies[52], 180)):
+        assert longest - 30 < int(reply.headers["Retry-After"]) <= longest
+        assert reply.headers["X-Retry-After"] == reply.headers["Retry-After"]
+        assert f" {reply.headers['Retry-After']} seconds." in reply.json["message"]
+    with Session(service.engine) as session, session.begin():
+        accounts.unban(accounts.find(session, "alice"))
+    assert client.get("/session", headers=headers).status_code == 429
+
+
+def test_storage_gone(counted: Flask, place: Place, detector: FakeDetector, photo: str) -> None:
+    """When nothing can be counted nothing is let through: 503 in the envelope, and the detector sees no photo."""
+    service, client = counted.extensions[KEY], counted.test_client()
+    headers = {"Authorization": add_user_to(service)}
+    assert client.post(OBJECTS, data=photo, headers=headers).status_code == 200
+    assert len(detector.seen) == 1
+    if url := place.environ.get("AUGU_RATELIMIT_STORAGE"):
+        with redis_client.from_url(url) as connection:
+            connection.shutdown(nosave=True)
+        assert client.get("/health/ready").status_code == 503
+    else:
+        with service.engine.begin() as connection:
+            connection.execute(text("DROP TABLE counts"))
+    for reply in (client.post(OBJECTS, data=photo, headers=headers), client.get("/session", headers=headers)):
+        assert reply.status_code == 503
+        assert list(reply.json) == ["statusCode", "error", "message"]
+        assert reply.json["error"] == "Service Unavailable"
+        assert reply.headers["Retry-After"] == "1"
+    assert len(detector.seen) == 1
+
+
+def test_users_gone(counted: Flask, detector: FakeDetector, photo: str) -> None:
+    """When nobody can be looked up nobody is let in, and the service is not ready."""
+    service, client = counted.extensions[KEY], counted.test_client()
+    headers = {"Authorization": add_user_to(service)}
+    with service.engine.begin() as connection:
+        connection.execute(text("DROP TABLE users"))
+    assert client.post(OBJECTS, data=photo, headers=headers).status_code == 503
+    assert detector.seen == []
+
+
+def test_reset_is_rounded_up(storage: DatabaseStorage, engine: Engine) -> None:
+    """A caller who waits as long as it is told finds a new window."""
+    quotas, user = Quotas(engine, "", 10), User(id=1, coefficient=1)
+    quotas.count(user)
+    with Session(engine) as session:
+        expires_at = session.scalars(select(Count)).one().expires_at
+    before = time.time()
+    reset = quotas.left(user).reset
+    assert math.ceil(expires_at - time.time()) <= reset <= math.ceil(expires_at - before)
