@@ -6,6 +6,7 @@ the chosen classes only, and each non-maximum suppression is one node that stops
 benchmarks/NOTES.md tells what each step brought.
 """
 
+import copy
 import math
 import warnings
 from collections.abc import Iterable, Sequence
@@ -26,7 +27,7 @@ from torchvision.ops import nms, roi_align
 from augu_api.detection import ModelUnavailable
 from augu_api.detection.catalogue import Model
 from augu_api.detection.engines import Found
-from augu_api.detection.nano import EveryLevelRoIAlign, ScoredRoIHeads
+from augu_api.detection.nano import EveryLevelRoIAlign, Focus, ScoredRoIHeads
 from augu_api.detection.torchvision import build, run
 
 OPSET = 17
@@ -110,7 +111,7 @@ class Graph(nn.Module):
         mean, std = (
             255 * image.new_tensor(value)[:, None, None] for value in (transform.image_mean, transform.image_std)
         )
-        return Pad.apply((image - mean) / std, -size % DIVISOR), size
+        return Pad.apply((image - mean) * (1 / std), -size % DIVISOR), size
 
     def _regions(self, image: Tensor, maps: list[Tensor], size: Tensor) -> tuple[Tensor, Tensor]:
         """The RPN: regions (R, 4) and their objectness (R), best first."""
@@ -193,14 +194,19 @@ def export(model: Model, photos: Iterable[Image.Image]) -> Path:
     """
     module = build(model)
     graph = trace(module, model.sha256)
+    verify(graph, module, photos)
+    part = model.export.with_name(f"{model.export.name}.part")
+    part.write_bytes(graph)
+    return part.replace(model.export)
+
+
+def verify(graph: bytes, module: nn.Module, photos: Iterable[Image.Image]) -> None:
+    """Raise ModelUnavailable unless the graph finds in each photo what the module finds."""
     session = onnxruntime.InferenceSession(graph)
     for number, photo in enumerate(photos, 1):
         pixels = np.asarray(photo.convert("RGB"))
         if not _same(run(module, pixels), Found(*session.run(None, {"pixels": pixels}))):
             raise ModelUnavailable(f"The export is not kept: in photo {number} it finds other objects than the module.")
-    part = model.export.with_name(f"{model.export.name}.part")
-    part.write_bytes(graph)
-    return part.replace(model.export)
 
 
 @torch.inference_mode()
@@ -208,7 +214,11 @@ def trace(module: nn.Module, sha256: str) -> bytes:
     """The module's graph as an ONNX file that names the hash of its weights."""
     file: Any = BytesIO()  # torch's signature wants a path, its code takes a file
     photo = torch.randint(256, (480, 640, 3), dtype=torch.uint8)
+    module = copy.deepcopy(module)
     module([photo.permute(2, 0, 1) / 255])  # torchvision's pooling learns its scales from the first photo
+    for name, child in list(module.named_modules()):
+        if isinstance(child, Focus):
+            module.set_submodule(name, child.as_convolution())
     dynamic = {"pixels": {0: "height", 1: "width"}} | {name: {0: "objects"} for name in Found._fields}
     with warnings.catch_warnings(action="ignore"):  # of constants that are meant, and of a newer exporter
         torch.onnx.export(

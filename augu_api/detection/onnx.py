@@ -21,7 +21,6 @@ class OnnxEngine(Engine):
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # other workers need the core
         try:
             self.session = onnxruntime.InferenceSession(model.export, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime's own errors share no base

@@ -1,0 +1,202 @@
+"""The engines run the same model: torchvision's module and its export."""
+
+import shutil
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+import torchvision.models.detection
+from PIL import Image
+from skimage import data
+from torch import nn
+
+from augu_api.config import Settings
+from augu_api.detection import ModelUnavailable
+from augu_api.detection.catalogue import PUBLISHED, Model, find, sha256_of
+from augu_api.detection.engines import Engine, Found, load
+from augu_api.detection.export import export, trace, verify
+from augu_api.detection.onnx import OnnxEngine
+from augu_api.detection.torchvision import TorchvisionEngine, build, run
+from tests.conftest import BIN, ROOT
+
+PHOTOS = {name: Image.fromarray(getattr(data, name)()) for name in ("astronaut", "chelsea", "coffee", "rocket")}
+SIZES = [(640, 480), (333, 500), (64, 48), (1, 1), (800, 6), (3, 700), (2000, 1500)]
+
+
+@pytest.fixture
+def model(settings: Settings, tmp_path: Path) -> Model:
+    """A copy of the bundled model in a folder of its own."""
+    bundled = find("bundled", settings)
+    for name in ("model.json", "model.pth", "model.onnx"):
+        shutil.copy(bundled.folder / name, tmp_path)
+    return find(str(tmp_path), settings)
+
+
+@pytest.fixture(scope="module")
+def engines(tmp_path_factory: pytest.TempPathFactory) -> tuple[Engine, Engine]:
+    bundled = find("bundled", Settings.from_env({"AUGU_DATA_DIR": str(tmp_path_factory.mktemp("engines"))}))
+    return TorchvisionEngine(bundled, 2), OnnxEngine(bundled, 2)
+
+
+def settings_for(folder: Path, engine: str) -> Settings:
+    return Settings.from_env({"AUGU_DATA_DIR": str(folder), "AUGU_MODEL": str(folder), "AUGU_ENGINE": engine})
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("name", PHOTOS)
+def test_both_engines_find_the_same(engines: tuple[Engine, Engine], name: str, size: tuple[int, int]) -> None:
+    """Names equal, scores within 0.001, boxes within half a pixel and within the photo, on photos of every size."""
+    photo = PHOTOS[name].resize(size)
+    factor = max(1, max(size) / 832)  # a photo that is shrunk before has larger pixels
+    ours, other = (engine.detect(photo) for engine in engines)
+    assert [d.name for d in ours] == [d.name for d in other]
+    for a, b in zip(ours, other, strict=True):
+        assert a.score == pytest.approx(b.score, abs=1e-3)
+        assert a.box == pytest.approx(b.box, abs=0.5 * factor)
+        x1, y1, x2, y2 = a.box
+        assert 0 <= x1 <= x2 <= size[0]
+        assert 0 <= y1 <= y2 <= size[1]
+
+
+@pytest.mark.parametrize(("photo", "name"), [("astronaut", "person"), ("chelsea", "cat"), ("coffee", "cup")])
+def test_large_photos_are_shrunk_and_understood(engines: tuple[Engine, Engine], photo: str, name: str) -> None:
+    """A photo of many megapixels gives the same best object as the small one, at its own scale."""
+    small = PHOTOS[photo]
+    large = small.resize((small.width * 6, small.height * 6))
+    for engine in engines:
+        few, many = (next(d for d in engine.detect(image) if d.name == name) for image in (small, large))
+        assert many.box == pytest.approx([6 * side for side in few.box], abs=0.05 * max(large.size))
+
+
+@pytest.mark.parametrize(("engine", "runs"), [("auto", "onnx"), ("onnx", "onnx"), ("torchvision", "torchvision")])
+def test_the_setting_chooses_the_engine(model: Model, engine: str, runs: str) -> None:
+    """`auto` takes the export; the facts say what runs, and of which weights."""
+    facts = load(settings_for(model.folder, engine)).facts
+    assert facts == {"model": str(model.folder), "engine": runs, "sha256": model.sha256}
+
+
+def break_nothing(model: Model) -> None:
+    model.export.unlink()
+
+
+def other_weights(model: Model) -> None:
+    graph = onnx.load(model.export)
+    onnx.helper.set_model_props(graph, {"sha256": "of something else"})
+    onnx.save(graph, model.export)
+
+
+def truncate(model: Model) -> None:
+    model.export.write_bytes(model.export.read_bytes()[:100_000])
+
+
+@pytest.mark.parametrize("spoil", [break_nothing, other_weights, truncate])
+def test_an_export_that_does_not_fit_is_not_used(model: Model, spoil: object) -> None:
+    """Without a whole export of these weights `auto` runs the module, and `onnx` refuses with the remedy."""
+    spoil(model)  # type: ignore[operator]
+    assert load(settings_for(model.folder, "auto")).facts["engine"] == "torchvision"
+    with pytest.raises(ModelUnavailable, match="weights export"):
+        load(settings_for(model.folder, "onnx"))
+
+
+@pytest.mark.parametrize("engine", ["auto", "torchvision"])
+def test_damaged_weights_are_refused(model: Model, engine: str) -> None:
+    """Weights that are not what their facts say are never loaded; the message names the file."""
+    model.export.unlink()
+    model.weights.write_bytes(model.weights.read_bytes()[:-1])
+    with pytest.raises(ModelUnavailable, match=r"model\.pth is damaged"):
+        load(settings_for(model.folder, engine))
+    model.weights.unlink()
+    with pytest.raises(ModelUnavailable, match=r"model\.pth is missing"):
+        load(settings_for(model.folder, engine))
+
+
+def test_weights_of_another_architecture_are_refused(model: Model) -> None:
+    """Whole weights that do not fit are an error that says so."""
+    with pytest.raises(ModelUnavailable, match="does not fit"):
+        build(replace(model, architecture="fasterrcnn_mobilenet_v3_large_320_fpn"))
+
+
+@pytest.mark.parametrize("text", [None, "{", "[]", "{}", '{"names": 1}'])
+def test_a_folder_without_facts_is_refused(tmp_path: Path, text: str | None) -> None:
+    """AUGU_MODEL must name a model: a folder whose model.json is missing or broken is refused."""
+    if text is not None:
+        (tmp_path / "model.json").write_text(text)
+    with pytest.raises(ModelUnavailable, match=r"model\.json"):
+        load(settings_for(tmp_path, "auto"))
+
+
+def test_a_pair_that_does_not_fit_is_explained(tmp_path: Path) -> None:
+    """With a torchvision made for another torch, the message says what to install, without a traceback."""
+    (tmp_path / "torchvision").mkdir()
+    (tmp_path / "torchvision" / "__init__.py").write_text(
+        "raise RuntimeError('operator torchvision::nms does not exist')"
+    )
+    env = {"PYTHONPATH": str(tmp_path), "AUGU_DATA_DIR": str(tmp_path), "AUGU_ENGINE": "torchvision"}
+    command = [BIN / "augu-api", "detect", ROOT / "examples" / "street.png"]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "requirements-torch.txt" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_an_export_can_be_made_anew(model: Model) -> None:
+    """The command's export is as good as the bundled one: it is checked on photos before it is kept."""
+    model.export.unlink()
+    assert export(model, PHOTOS.values()) == model.export
+    assert load(settings_for(model.folder, "onnx")).facts["sha256"] == model.sha256
+
+
+def test_an_export_that_finds_something_else_is_not_kept(model: Model) -> None:
+    """A graph made from other numbers is refused, naming the photo."""
+    module = build(model)
+    graph = trace(module, model.sha256)
+    with torch.no_grad():
+        module.roi_heads.box_predictor.cls_score.bias[1] -= 0.5  # type: ignore[union-attr,operator,index]
+    with pytest.raises(ModelUnavailable, match="photo 1"):
+        verify(graph, module, [PHOTOS["astronaut"]])
+
+
+def published(name: str, folder: Path) -> Model:
+    """A model of torchvision with random weights, and heads bold enough to find something."""
+    architecture = PUBLISHED[name]["architecture"]
+    torch.manual_seed(0)
+    module = getattr(torchvision.models.detection, architecture)(weights=None, weights_backbone=None)
+    with torch.no_grad():
+        module.roi_heads.box_predictor.cls_score.weight.mul_(300)
+        for layer in module.modules():
+            if isinstance(layer, nn.BatchNorm2d):
+                layer.running_var.mul_(0.3)
+    settings = Settings.from_env({"AUGU_DATA_DIR": str(folder)})
+    model = replace(find(name, settings), folder=folder)
+    torch.save(module.state_dict(), model.weights)
+    return replace(model, sha256=sha256_of(model.weights))
+
+
+def test_published_models_are_exported_as_well(tmp_path: Path) -> None:
+    """A model of torchvision's own, with its pyramid and its regions of several levels, gives an equal export."""
+    model = published("mobilenet_320", tmp_path)
+    photos = [PHOTOS["coffee"], PHOTOS["chelsea"].resize((300, 500))]
+    export(model, photos)
+    module, engine = build(model), OnnxEngine(model, 2)
+    for photo in photos:
+        ours, theirs = engine.find(np.asarray(photo)), run(module, np.asarray(photo))
+        assert len(ours.scores) == len(theirs.scores) == 100
+        np.testing.assert_allclose(ours.boxes, theirs.boxes, atol=0.5)
+
+
+def test_resnet50_is_built_as_it_was_published(tmp_path: Path) -> None:
+    """Its batch norms have no epsilon, as torchvision sets them when it loads the published file."""
+    layers = [x for x in build(published("resnet50", tmp_path)).modules() if isinstance(x, nn.BatchNorm2d)]
+    assert {layer.eps for layer in layers} == {0.0}
+
+
+def test_found_is_what_the_export_returns(engines: tuple[Engine, Engine]) -> None:
+    """An empty photo gives empty arrays of the right shapes in both engines."""
+    for engine in engines:
+        boxes, labels, scores = engine.find(np.zeros((480, 640, 3), np.uint8))
+        assert (boxes.shape, labels.shape, scores.shape) == ((0, 4), (0,), (0,))
+    assert Found._fields == ("boxes", "labels", "scores")
