@@ -5,13 +5,14 @@ import re
 from collections.abc import Collection, Mapping
 from typing import Any, cast
 
+import pybase64
 from marshmallow import EXCLUDE, RAISE, Schema, ValidationError, fields, pre_dump, validate, validates
 from PIL import Image
 
 from augu_api.detection import Detection
 from augu_api.images import MAX_BYTES, ImageRejected, decode
 
-PREFIX = re.compile(rb"^\s*data:image/png;base64,", re.IGNORECASE)
+PREFIX = re.compile(r"\s*data:image/png;base64,", re.IGNORECASE)
 WHITE_SPACE = b" \t\r\n\v\f"
 
 
@@ -32,13 +33,14 @@ def _from_base64(text: str) -> bytes:
     """Decode, white space and a data URL's prefix aside; raises ImageRejected."""
     if not text.isascii():
         raise ImageRejected("Not base64. The file's bytes are accepted with Content-Type: image/png.")
-    encoded = PREFIX.sub(b"", text.encode("ascii")).translate(None, WHITE_SPACE)
+    start = prefix.end() if (prefix := PREFIX.match(text)) else 0
+    encoded = text[start:].encode("ascii").translate(None, WHITE_SPACE)
     if not encoded:
         raise ImageRejected("Missing.")
     if len(encoded) > (MAX_BYTES + 2) // 3 * 4:
         raise ImageRejected(f"Larger than {MAX_BYTES} bytes.")
     try:
-        return binascii.a2b_base64(encoded, strict_mode=True)
+        return pybase64.b64decode(encoded, validate=True)
     except binascii.Error as error:
         raise ImageRejected("Not base64.") from error
 

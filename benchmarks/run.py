@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 import urllib.request
+import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
@@ -42,7 +43,7 @@ HERE = Path(__file__).parent
 BIN = Path(sys.executable).parent
 CLIENTS = 1, 2, 4, 8
 MEGAPIXELS = 0.3, 1.0, 4.0, 12.0
-SECONDS = float(os.environ.get("SECONDS", "8"))
+SECONDS = int(os.environ.get("SECONDS", "8"))
 PORT = 8791
 
 
@@ -115,8 +116,9 @@ def plain(module: Any, pixels: np.ndarray[Any, Any], options: onnxruntime.Sessio
     """Export as torchvision does by itself, and run that."""
     image = torch.tensor(pixels).permute(2, 0, 1) / 255
     file: Any = BytesIO()
-    names = {"input_names": ["image"], "dynamic_axes": {"image": [1, 2]}}
-    torch.onnx.export(module, ([image],), file, opset_version=17, dynamo=False, **names)
+    names: dict[str, Any] = {"input_names": ["image"], "dynamic_axes": {"image": {1: "height", 2: "width"}}}
+    with warnings.catch_warnings(action="ignore"):
+        torch.onnx.export(module, ([image],), file, opset_version=17, dynamo=False, **names)
     session = onnxruntime.InferenceSession(file.getvalue(), options)
     return lambda: session.run(None, {"image": image.numpy()})
 

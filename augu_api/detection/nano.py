@@ -46,12 +46,12 @@ class Focus(nn.Module):
 
     def as_convolution(self) -> nn.Sequential:
         """The same as a single convolution of 6 x 6 and its activation, which onnxruntime runs faster."""
-        layer, activation = self.conv
+        layer: Any = self.conv[0]
         whole = nn.Conv2d(3, layer.out_channels, 6, 2, 2)
         corners = layer.weight.detach().unflatten(1, (2, 2, 3))  # (outputs, right, bottom, 3, 3, 3)
         weight = corners.permute(0, 3, 4, 2, 5, 1)  # (outputs, 3, rows, bottom, columns, right)
         whole.weight, whole.bias = nn.Parameter(weight.flatten(4).flatten(2, 3)), layer.bias
-        return nn.Sequential(whole, activation)
+        return nn.Sequential(whole, self.conv[1])
 
 
 class Bottleneck(nn.Module):
