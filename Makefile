@@ -25,10 +25,11 @@ lock: .venv/test  ## pin what setup.cfg asks for
 	$(COMPILE) -c requirements.txt --extra torch -o requirements-torch.txt
 	$(COMPILE) -c requirements-torch.txt --extra torch --extra test -o requirements-test.txt
 	$(COMPILE) -c requirements-test.txt --extra torch --extra bench -o requirements-bench.txt
+	echo '-e .' >> requirements.txt
 
 .venv/run: requirements.txt setup.cfg
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --no-deps -r requirements.txt -e .
+	$(BIN)/pip install --no-deps -r requirements.txt
 	touch $@
 
 .venv/torch: requirements-torch.txt .venv/run

@@ -16,12 +16,12 @@ from augu_api.config import Settings
 
 settings = Settings.from_env()
 wsgi_app = "wsgi:app"
-worker_class = "gthread"
+worker_class = "augu_api.worker.FairWorker"
 workers = settings.workers
 threads = settings.queue + 4  # one detects, `queue` wait, the others answer health checks and refusals
 timeout = 120  # the first start of a worker reads torch from a cold disk
 graceful_timeout = 30
-keepalive = 30  # longer than nginx keeps its connections
+keepalive = 30  # for bots that keep a connection
 control_socket_disable = True  # one path for all servers of a user
 M_MMAP_THRESHOLD = -3  # malloc.h of glibc; other systems have no mallopt
 with suppress(AttributeError):  # give a photo's memory back at once: glibc would keep some for each thread

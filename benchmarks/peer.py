@@ -5,12 +5,13 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from torchvision.transforms.functional import pil_to_tensor
 
 from augu_api.config import CORES, Settings
 from augu_api.detection.catalogue import find
 from augu_api.detection.engines import Found
 from augu_api.detection.onnx import OnnxEngine
-from augu_api.detection.torchvision import build, run
+from augu_api.detection.torchvision import build
 
 
 class Peer:
@@ -25,10 +26,15 @@ class Peer:
 
     def detect(self, image: Image.Image) -> list[dict[str, Any]]:
         """Find the objects with a score of at least 0.5."""
-        pixels = np.asarray(image.convert("RGB"))
-        found = Found(*(self.engine.find(pixels) if self.engine else run(self.module, pixels)))
+        found = self.engine.find(np.asarray(image.convert("RGB"))) if self.engine else self._run(image.convert("RGB"))
         return [
             {"name": self.names[label], "box": box, "score": score}
             for box, label, score in zip(*(values.tolist() for values in found), strict=True)
             if score >= 0.5
         ]
+
+    @torch.inference_mode()
+    def _run(self, image: Image.Image) -> Found:
+        """Call torchvision's module as its documentation does."""
+        [found] = self.module([pil_to_tensor(image) / 255])
+        return Found(*(found[key] for key in Found._fields))

@@ -33,10 +33,11 @@ import skimage.data
 import torch
 from PIL import Image, ImageOps
 from tabulate import tabulate
+from torchvision.transforms.functional import pil_to_tensor
 
 from augu_api.config import CORES, ROOT, Settings
 from augu_api.detection.catalogue import find
-from augu_api.detection.torchvision import build, run
+from augu_api.detection.torchvision import build
 from augu_api.images import MAX_BYTES
 
 HERE = Path(__file__).parent
@@ -109,7 +110,9 @@ def in_process(kind: str, threads: int, seconds: float, megapixels: float) -> li
     module = build(model)
     if kind == "plain":
         return timed(plain(module, pixels, options), seconds)
-    return timed(lambda: run(module, pixels), seconds)
+    image = pil_to_tensor(photo(megapixels))
+    with torch.inference_mode():
+        return timed(lambda: module([image / 255]), seconds)
 
 
 def plain(module: Any, pixels: np.ndarray[Any, Any], options: onnxruntime.SessionOptions) -> Callable[[], Any]:
@@ -132,7 +135,7 @@ def measured_in_process(name: str, kind: str, threads: int, copies: int = 1) -> 
         times = [job.result() for job in jobs]
         if copies == 1:
             for size in MEGAPIXELS:
-                result.by_size[str(size)] = statistics.median(pool.submit(in_process, kind, threads, 3, size).result())
+                result.by_size[str(size)] = statistics.median(pool.submit(in_process, kind, threads, 2, size).result())
     put(result, copies, [t for each in times for t in each])
     result.rate[str(copies)] = sum(1000 / statistics.mean(each) for each in times)
     return result
@@ -222,7 +225,7 @@ def measured(contestant: Contestant, folder: Path) -> Result:
         for size in MEGAPIXELS:
             data, kind = body(contestant.form, png(photo(size)))
             file.write_bytes(data)
-            result.by_size[str(size)] = statistics.median(ms for _, ms in load_with(contestant, file, kind, 1, 3))
+            result.by_size[str(size)] = statistics.median(ms for _, ms in load_with(contestant, file, kind, 1, 2))
     return result
 
 

@@ -10,7 +10,7 @@ import socket
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import redirect_stdout
+from contextlib import ExitStack, redirect_stdout
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
@@ -239,9 +239,10 @@ def average_precision(coco: COCO, results: list[dict[str, Any]]) -> float:
     return float(evaluation.stats[0])
 
 
-def test_accuracy(serve: Serve, bundled: Detector, dev_photos: Path) -> None:
-    """A client gets the detector's accuracy: the AP of what the endpoint returns is that of the detector itself."""
-    server = serve(WEB_CONCURRENCY="1")
+@pytest.mark.parametrize("engine", ["onnx", "torchvision"])
+def test_accuracy(serve: Serve, bundled: Detector, dev_photos: Path, engine: str) -> None:
+    """A client gets the detector's accuracy on both engines: the AP of the replies is that of the detector itself."""
+    server = serve(WEB_CONCURRENCY="1", AUGU_ENGINE=engine)
     token = add(server, coefficient=1000)
     with redirect_stdout(StringIO()):
         coco = COCO(dev_photos / "instances.json")
@@ -273,3 +274,27 @@ def test_accuracy(serve: Serve, bundled: Detector, dev_photos: Path) -> None:
     print(f"AP through HTTP {through_http:.4f}, of the detector {itself:.4f}")  # noqa: T201 - pytest -s shows it
     assert np.isclose(through_http, itself, atol=0.001)
     assert itself >= 0.29
+
+
+def test_workers_share_connections_fairly(serve: Serve) -> None:
+    """Of ten connections opened at once each worker takes about half, so that no core is left without work."""
+    server = serve(WEB_CONCURRENCY="2")
+    differences = []
+    for _ in range(4):
+        wait_until(lambda: len({sockets(pid) for pid in server.workers}) == 1)  # nobody is connected
+        with ExitStack() as closing:
+            connections = [http.client.HTTPConnection("127.0.0.1", server.port) for _ in range(10)]
+            for connection in connections:
+                connection.connect()
+                closing.callback(connection.close)
+            for connection in connections:
+                connection.request("GET", "/health/live")
+                connection.getresponse().read()
+            first, second = (sockets(pid) for pid in server.workers)
+            differences.append(abs(first - second))
+    assert sum(differences) <= 12
+
+
+def sockets(pid: int) -> int:
+    """How many sockets a process has open."""
+    return sum(str(fd.readlink()).startswith("socket:") for fd in Path(f"/proc/{pid}/fd").iterdir())

@@ -16,7 +16,7 @@ ROOMS = {
     "web": {
         "extensions", "envelope", "schemas", "body", "auth", "metrics", "images_api", "session_api", "ops", "docs",
     },
-    "edge": {"__init__", "cli", "logs"},
+    "edge": {"__init__", "cli", "logs", "worker"},
 }  # fmt: skip
 ORDER = list(ROOMS)
 FOREIGN = {

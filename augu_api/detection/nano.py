@@ -189,7 +189,7 @@ class ScoredRoIHeads(RoIHeads):  # type: ignore[misc]
 def nano_rcnn(num_classes: int = 91, size: int = 416) -> FasterRCNN:
     """A Faster R-CNN whose input is fitted into size x size; label 0 is the background.
 
-    The thresholds are those that gave the best AP (see weights/README.md).
+    The thresholds are those that gave the best AP for their time (see weights/README.md).
     """
     backbone, bins, hidden = NanoBackbone(), 5, 512
     model = FasterRCNN(
@@ -199,8 +199,8 @@ def nano_rcnn(num_classes: int = 91, size: int = 416) -> FasterRCNN:
         rpn_anchor_generator=AnchorGenerator(sizes=((40,), (80,), (160,)), aspect_ratios=((1.0,),) * len(STRIDES)),
         rpn_head=LinearRPNHead(backbone.out_channels),
         rpn_pre_nms_top_n_test=300,
-        rpn_post_nms_top_n_test=100,
-        rpn_score_thresh=0.02,
+        rpn_post_nms_top_n_test=50,
+        rpn_score_thresh=0.05,
         rpn_nms_thresh=0.5,
         box_roi_pool=EveryLevelRoIAlign(["0", "1", "2"], bins, 1),
         box_head=TwoMLPHead(backbone.out_channels * bins**2, hidden),
