@@ -5,7 +5,7 @@ from typing import Any
 
 from gunicorn.workers.gthread import ThreadWorker  # type: ignore[import-untyped]
 
-DELAY = 0.0005  # seconds for each open connection
+DELAY = 0.001  # seconds for each open connection
 
 
 class FairWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
