@@ -275,7 +275,9 @@ def pull_weights(name: str) -> None:
             bar.update(there - bar.pos)
 
         pull(model, settings.weights_url, progress)
-    click.echo(f"AUGU_MODEL={name} serves it.", err=True)
+    click.echo(
+        f"AUGU_MODEL={name} serves it with torch installed; `weights export {name}` makes that needless.", err=True
+    )
 
 
 def _named_as_picture(_: click.Context, __: click.Parameter, path: Path | None) -> Path | None:
@@ -309,23 +311,22 @@ def export_weights(name: str, photos: tuple[Path, ...]) -> None:
 def detect(photo: Path, picture: Path | None, min_score: float, as_json: bool) -> None:
     """Detect the objects in a PHOTO of any common format, without a server."""
     settings = Settings.from_env()
-    image = decode(_as_png(photo, settings.max_pixels), settings.max_pixels)
+    image = _opened(photo, settings.max_pixels)
     found = select(load(settings).detect(image), min_score=min_score, limit=100, names=None)
     _print([Item().dump(detection) for detection in found], as_json)
     if picture:
         annotate(image, found).save(picture)
 
 
-def _as_png(photo: Path, max_pixels: int) -> bytes:
+def _opened(photo: Path, max_pixels: int) -> Image.Image:
+    """The photo in RGB: a PNG as the service decodes it, any other format upright as it is shown."""
     data = photo.read_bytes()
     if data.startswith(SIGNATURE):
-        return data
-    png = BytesIO()
+        return decode(data, max_pixels)
     with Image.open(BytesIO(data)) as image:
         if image.width * image.height > max_pixels:
             raise ImageRejected(f"More than {max_pixels} pixels: {image.width} x {image.height}.")
-        ImageOps.exif_transpose(image).convert("RGB").save(png, "PNG", compress_level=1)
-    return png.getvalue()
+        return ImageOps.exif_transpose(image).convert("RGB")
 
 
 # --- the database
