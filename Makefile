@@ -7,12 +7,12 @@ COMPILE = $(BIN)/uv pip compile --universal --python-version 3.11 --no-annotate 
 
 run: install $(if $(filter torchvision,$(ENGINE)),.venv/torch)  ## serve on http://127.0.0.1:8000, or $PORT
 	$(BIN)/augu-api demo
-	AUGU_ENGINE=$(ENGINE) $(BIN)/gunicorn --bind 127.0.0.1:$${PORT:-8000}
+	AUGU_ENGINE=$(ENGINE) $(BIN)/gunicorn wsgi:app --bind 127.0.0.1:$${PORT:-8000}
 
 install: .venv/run
 
 test: .venv/test  ## run every test whose servers are there
-	$(BIN)/pytest --cov --cov-report=term --cov-fail-under=95 $(ARGS)
+	$(BIN)/pytest $(or $(ARGS),--cov --cov-report=term --cov-fail-under=95)
 
 check: .venv/test  ## what pre-commit and CI check beside the tests
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

@@ -12,9 +12,13 @@ metrics_dir = os.environ["PROMETHEUS_MULTIPROC_DIR"] = tempfile.mkdtemp(prefix="
 
 from prometheus_client import multiprocess
 
-from augu_api.config import Settings
+from augu_api.config import Settings, SettingsError
 
-settings = Settings.from_env()
+try:
+    settings = Settings.from_env()
+except SettingsError as error:
+    shutil.rmtree(metrics_dir)
+    raise SystemExit(f"Error: {error}") from error
 wsgi_app = "wsgi:app"
 worker_class = "augu_api.worker.FairWorker"
 workers = settings.workers

@@ -25,7 +25,7 @@ from pycocotools.cocoeval import COCOeval
 from skimage import data
 
 from augu_api.detection import Detector
-from tests.conftest import OBJECTS, Serve, Server, free_port, png_of, wait_until
+from tests.conftest import BIN, OBJECTS, ROOT, Serve, Server, free_port, png_of, wait_until
 
 METRICS_TOKEN = "a metrics token of 32 characters"
 Nginx = Callable[[int], int]
@@ -294,6 +294,13 @@ def test_workers_share_connections_fairly(serve: Serve) -> None:
             first, second = (sockets(pid) for pid in server.workers)
             differences.append(abs(first - second))
     assert sum(differences) <= 12, differences
+
+
+def test_a_bad_setting_stops_the_start() -> None:
+    """Gunicorn says in one line which setting cannot be used."""
+    env = os.environ | {"AUGU_QUEUE": "none"}
+    done = subprocess.run([BIN / "gunicorn"], env=env, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (1, "Error: AUGU_QUEUE: must be a whole number above 0\n")
 
 
 def sockets(pid: int) -> int:
