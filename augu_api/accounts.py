@@ -9,11 +9,10 @@ from sqlalchemy.orm import Session
 
 from augu_api.flags import DEFAULT_FLAGS, NO_FLAGS, Flag
 from augu_api.models import User
-from augu_api.tokens import Token
+from augu_api.tokens import MAX_ID, Token
 
 NAME = re.compile(r"(?![0-9]+$)[\w.@+-]{1,64}")
 DISCORD_EPOCH = 1_420_070_400_000  # 2015 in milliseconds: where snowflakes start counting
-MAX_ID = 2**63 - 1
 MAX_COEFFICIENT = 1_000_000.0
 
 

@@ -12,6 +12,7 @@ from joserfc import jws
 from joserfc.jwk import OctKey
 from joserfc.util import urlsafe_b64decode
 
+MAX_ID = 2**63 - 1
 PAYLOAD = re.compile(r"([0-9]{1,19}):([0-9]{1,19})")
 
 
@@ -46,6 +47,6 @@ def read(secret: str, text: str) -> Token:
     if not said:
         raise InvalidToken
     token = Token(int(said[1]), int(said[2]))
-    if max(token) >= 2**63 or not hmac.compare_digest(issue(secret, token).encode(), given):
+    if max(token) > MAX_ID or not hmac.compare_digest(issue(secret, token).encode(), given):
         raise InvalidToken
     return token
