@@ -165,7 +165,7 @@ def _to_rgb(image: Image.Image, header: Header) -> Image.Image:
     if key is not None and header.depth == 16 and header.colour == 2:  # Pillow keeps the high bytes of such samples
         image.info["transparency"] = tuple(sample >> 8 for sample in key)
     if not image.has_transparency_data:
-        return image.convert("RGB")
+        return image if image.mode == "RGB" else image.convert("RGB")
     image = image.convert("RGBA")
     white = Image.new("RGB", image.size, "white")
     white.paste(image, mask=image.getchannel("A"))

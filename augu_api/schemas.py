@@ -34,7 +34,9 @@ def _from_base64(text: str) -> bytes:
     if not text.isascii():
         raise ImageRejected("Not base64. The file's bytes are accepted with Content-Type: image/png.")
     start = prefix.end() if (prefix := PREFIX.match(text)) else 0
-    encoded = text[start:].encode("ascii").translate(None, WHITE_SPACE)
+    encoded = text[start:].encode("ascii")
+    if any(space in encoded for space in WHITE_SPACE):  # to look is ten times as fast as to translate
+        encoded = encoded.translate(None, WHITE_SPACE)
     if not encoded:
         raise ImageRejected("Missing.")
     if len(encoded) > (MAX_BYTES + 2) // 3 * 4:

@@ -32,7 +32,7 @@ def select(
     found: Iterable[Detection], *, min_score: float, limit: int, names: Collection[str] | None
 ) -> list[Detection]:
     """The first `limit` detections of at least `min_score` percent, of these categories if any are given."""
-    wanted = (d for d in found if d.has_area and d.percent >= min_score and (names is None or d.name in names))
+    wanted = (d for d in found if d.percent >= min_score and (names is None or d.name in names) and d.has_area)
     return list(islice(wanted, limit))
 
 
