@@ -23,7 +23,7 @@ DATA: dict[str, type[Schema]] = {
     "ops.ready": schemas.Ready,
 }
 PLAIN = {"ops.prometheus": ("text/plain", "string"), "docs.openapi": ("application/json", "object")}
-FAILURES = {"images.objects": {400}, "images.names": {503}, "ops.ready": {503}, "ops.prometheus": {401, 403}}
+FAILURES = {"images.objects": {400, 406}, "images.names": {503}, "ops.ready": {503}, "ops.prometheus": {401, 403}}
 QUOTA = {
     "X-Ratelimit-Limit": "Requests in a window of 60 seconds.",
     "X-Ratelimit-Remaining": "Requests left in this window.",
@@ -68,6 +68,7 @@ def _operation(app: Flask, rule: Rule) -> dict[str, Any]:
     if flags:
         operation["description"] = f"Needs the flags {' and '.join(flags.names)}."
     if rule.endpoint == "images.objects":
+        operation["responses"]["200"]["content"]["image/png"] = {"schema": {}}
         operation["parameters"] = [{"in": "query", "schema": schemas.ObjectsQuery(())}]
         operation["requestBody"] = _photo()
     return operation

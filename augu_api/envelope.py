@@ -19,6 +19,7 @@ MESSAGES = {
     401: "You are not authorized.",
     404: "There is nothing here.",
     405: "This method is not allowed here.",
+    406: "This comes as application/json or image/png only.",
     500: "Something went wrong on our side.",
     503: "The service cannot answer right now. Please try again later.",
 }

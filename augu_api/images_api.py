@@ -1,31 +1,52 @@
 """The images blueprint."""
 
 from flask import Blueprint, Response, request
+from werkzeug.exceptions import NotAcceptable
 
 from augu_api.auth import requires
 from augu_api.body import submitted
 from augu_api.detection import select
+from augu_api.drawing import annotated_png
 from augu_api.envelope import success
 from augu_api.extensions import service
 from augu_api.flags import Flag
 from augu_api.metrics import observe
 from augu_api.schemas import ImageObjects, ObjectsQuery, ObjectsRequest
 
+JSON, PNG = "application/json", "image/png"
 images = Blueprint("images", __name__, url_prefix="/images/classify/objects")
 
 
 @images.post("")
 @requires(Flag.IMAGES_OBJECTS | Flag.EXPERIMENTAL, in_line=True)
 def objects() -> Response:
-    """Recognise the objects in a photo."""
+    """Recognise the objects in a photo; who accepts image/png rather than JSON gets the photo with their boxes."""
     detector = service.detector
+    mimetype = _preferred()
     query = ObjectsQuery(detector.names).load(request.args)
     fields = submitted(request)
     with service.line.turn() as turn:
         image = ObjectsRequest(service.settings.max_pixels).load(fields)["data"]
         found = select(detector.detect(image), **query)
+        picture = annotated_png(image, found) if mimetype == PNG else None
     observe(found, turn.milliseconds)
-    return success(ImageObjects().dump({"objects": found, "took": round(turn.milliseconds)}))
+    if picture:
+        response = Response(picture, mimetype=PNG)
+    else:
+        response = success(ImageObjects().dump({"objects": found, "took": round(turn.milliseconds)}))
+    response.vary.add("Accept")
+    return response
+
+
+def _preferred() -> str:
+    """What the caller would rather have, JSON or PNG; raises NotAcceptable if neither."""
+    accepted = request.accept_mimetypes
+    if not accepted.provided:
+        return JSON
+    best = accepted.best_match([JSON, PNG])
+    if best is None:
+        raise NotAcceptable
+    return best
 
 
 @images.get("/names")

@@ -249,6 +249,63 @@ def test_the_reply_is_as_documented(client: FlaskClient, auth: Headers, photo: s
     assert response.content_type == "application/json"
 
 
+AS_JSON, AS_PNG = "application/json", "image/png"
+
+
+@pytest.mark.parametrize(
+    ("accept", "expected"),
+    [
+        (None, AS_JSON),
+        ("", AS_JSON),
+        ("*/*", AS_JSON),
+        (AS_JSON, AS_JSON),
+        (AS_PNG, AS_PNG),
+        ("image/*", AS_PNG),
+        ("image/png, */*;q=0.1", AS_PNG),
+        ("image/png;q=0.5, application/json", AS_JSON),
+        ("image/png;q=0.5, application/json;q=0.4", AS_PNG),
+        ("image/png;q=0, */*", AS_JSON),
+        ("application/json;q=0, */*", AS_PNG),
+        ("text/html, image/avif, */*;q=0.8", AS_JSON),
+        ("text/html", None),
+        ("image/jpeg, text/*", None),
+        ("image/png;q=0, application/json;q=0", None),
+    ],
+)
+def test_the_caller_chooses_json_or_a_picture(
+    client: FlaskClient, auth: Headers, photo: str, accept: str | None, expected: str | None
+) -> None:
+    """`Accept` decides, quality first; neither is a 406 in the envelope, and caches are told what decided."""
+    response = client.post(OBJECTS, data=photo, headers=auth | ({} if accept is None else {"Accept": accept}))
+    if expected is None:
+        says(response, 406, "Not Acceptable", "This comes as application/json or image/png only.")
+    else:
+        assert (response.status_code, response.mimetype) == (200, expected)
+        assert response.headers["Vary"] == "Accept"
+
+
+def test_the_picture_is_the_photo_with_its_boxes(client: FlaskClient, auth: Headers, detector: FakeDetector) -> None:
+    """Of the photo's size; the wanted boxes are drawn where the JSON says they are, and nothing else changes."""
+    detector.found = [Detection("cat", (60, 50, 180, 140), 0.9), Detection("dog", (10, 10, 30, 30), 0.4)]
+    body = png_of(Image.new("RGB", (200, 160), "white"))
+    headers = auth | {"Accept": AS_PNG}
+    response = client.post(f"{OBJECTS}?min_score=50", data=body, content_type=AS_PNG, headers=headers)
+    picture = Image.open(BytesIO(response.data))
+    assert (picture.format, picture.mode, picture.size) == ("PNG", "RGB", (200, 160))
+    white = (255, 255, 255)
+    for x, y in ((60, 100), (180, 100), (120, 140)):
+        assert picture.getpixel((x, y)) != white
+    for x, y in ((120, 95), (10, 20), (195, 5)):
+        assert picture.getpixel((x, y)) == white
+    assert int(response.headers["X-Ratelimit-Remaining"]) >= 0
+
+
+def test_an_error_is_never_a_picture(client: FlaskClient, auth: Headers) -> None:
+    """A failure comes in the envelope, whatever the caller would rather have."""
+    response = client.post(OBJECTS, data="?", headers=auth | {"Accept": AS_PNG})
+    assert reasons(response)
+
+
 @dataclass
 class Bench:
     """An application that many examples share."""
