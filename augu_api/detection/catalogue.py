@@ -7,7 +7,7 @@ takes the path of any other. The published ones are torchvision's own builders a
 
 import hashlib
 import json
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +64,7 @@ class Model:
     names: the category of each label, "N/A" where a label is unused; label 0 is the background
     min_size, max_size: a photo is fitted so that its sides have at most these pixels, the shorter and the longer one
     ap: COCO AP, 0 to 1: as published, for the bundled model as measured (see its card)
+    calibration: points (score as the module gives it, how often such a box is right), between which lines are drawn
     """
 
     name: str
@@ -77,6 +78,7 @@ class Model:
     megabytes: float
     ap: float
     speed: str
+    calibration: list[list[float]] = field(default_factory=list)
 
     @property
     def weights(self) -> Path:
@@ -123,7 +125,8 @@ def _facts(folder: Path) -> dict[str, Any]:
     path = folder / "model.json"
     try:
         facts = json.loads(path.read_text())
-        return {f.name: facts[f.name] for f in fields(Model) if f.name not in ("name", "folder")}
+        wanted = [f for f in fields(Model) if f.name not in ("name", "folder")]
+        return {f.name: facts[f.name] for f in wanted if f.name in facts or f.default_factory is MISSING}
     except FileNotFoundError:
         known = ", ".join(("bundled", *PUBLISHED))
         raise ModelUnavailable(f"{folder} is neither a folder with a model.json nor one of {known}.") from None

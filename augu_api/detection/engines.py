@@ -2,7 +2,6 @@
 
 from abc import ABC, abstractmethod
 from importlib import import_module
-from math import ceil
 from types import ModuleType
 from typing import NamedTuple
 
@@ -14,6 +13,8 @@ from augu_api.config import Settings
 from augu_api.detection import Detection, Detector, ModelUnavailable
 from augu_api.detection.catalogue import Model, find
 
+NEEDS = {"onnx": "requirements.txt", "train": "requirements-train.txt", "evaluate": "requirements-train.txt"}
+SAME_BOX = 0.8  # two boxes that overlap more than this are one
 ENGINES = "onnx", "torchvision"  # in the order in which `auto` tries them
 MAX_ASPECT = 128  # a thinner photo is padded, since fitting it would leave its short side no pixel
 
@@ -35,23 +36,49 @@ class Engine(ABC):
         self.labels = model.names
         self.names = [name for name in model.names[1:] if name != "N/A"]
         self.facts = {"model": model.name, "engine": self.engine, "sha256": model.sha256}
-        self.longest = model.max_size
+        self.sides = model.min_size, model.max_size
+        self.calibration = np.array(model.calibration or [[0.0, 0.0], [1.0, 1.0]]).T
 
     @abstractmethod
     def find(self, pixels: NDArray[np.uint8]) -> Found:
         """Find the objects in an RGB photo (H, W, 3)."""
 
     def detect(self, image: Image.Image) -> list[Detection]:
-        """Find the objects in an RGB image, best score first.
-
-        A photo more than twice as large as the model's input is shrunk by a whole factor before, which averages its
-        pixels; the model would skip most of them.
-        """
-        factor = ceil(max(image.size) / (2 * self.longest))
-        boxes, labels, scores = self.find(_padded(np.asarray(image.reduce(factor) if factor > 1 else image)))
-        corners = np.minimum(boxes * factor, [*image.size, *image.size])
-        found = zip(corners.tolist(), labels.tolist(), scores.tolist(), strict=True)
+        """Find the objects in an RGB image, best score first."""
+        fitted = _fitted(image, *self.sides)
+        boxes, labels, raw = self.find(_padded(np.asarray(fitted)))
+        scores = _shared(boxes, labels, np.interp(raw, *self.calibration))
+        scale = [image.width / fitted.width, image.height / fitted.height] * 2
+        corners = np.minimum(boxes * scale, [*image.size, *image.size])
+        best = np.argsort(-scores, kind="stable")
+        found = zip(corners[best].tolist(), labels[best].tolist(), scores[best].tolist(), strict=True)
         return [Detection(self.labels[label], tuple(box), score) for box, label, score in found]
+
+
+def _shared(boxes: NDArray[np.float32], labels: NDArray[np.int64], scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Scores (N) of which no two names of the same box make more than 1: the better one leaves the other the rest."""
+    sure = scores > 0.5  # nobody else can take anything away
+    low, high = np.maximum(boxes[:, None, :2], boxes[sure, :2]), np.minimum(boxes[:, None, 2:], boxes[sure, 2:])
+    both = (high - low).clip(0).prod(2)
+    area = (boxes[:, 2:] - boxes[:, :2]).prod(1)
+    same = both > SAME_BOX * (area[:, None] + area[sure] - both)
+    rivals = same & (labels[:, None] != labels[sure]) & (scores[:, None] <= scores[sure])
+    taken: NDArray[np.float64] = np.where(rivals, scores[sure], 0).max(1, initial=0)
+    return np.minimum(scores, 1 - taken)
+
+
+def _fitted(image: Image.Image, shorter: int, longer: int) -> Image.Image:
+    """An image more than twice as large as the model's input, as the model would fit it; others as they are.
+
+    It is the model's own bilinear sampling (an affine transform does not average), before all of a large photo becomes
+    floats: hundreds of megabytes.
+    """
+    scale = min(shorter / min(image.size), longer / max(image.size))
+    if scale > 0.5:
+        return image
+    width, height = (max(1, int(side * scale + 1e-6)) for side in image.size)
+    steps = (image.width / width, 0, 0, 0, image.height / height, 0)
+    return image.transform((width, height), Image.Transform.AFFINE, steps, Image.Resampling.BILINEAR)
 
 
 def _padded(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -88,7 +115,7 @@ def optional(name: str) -> ModuleType:
     try:
         return import_module(f"augu_api.detection.{name}")
     except (ImportError, RuntimeError) as error:  # RuntimeError: torch and torchvision do not fit each other
-        requirements = "requirements.txt" if name == "onnx" else "requirements-torch.txt"
+        requirements = NEEDS.get(name, "requirements-torch.txt")
         raise ModelUnavailable(
             f"{name} cannot be used ({error}). These versions fit each other: pip install -r {requirements}"
         ) from error

@@ -27,7 +27,7 @@ from torchvision.ops import nms, roi_align
 from augu_api.detection import ModelUnavailable
 from augu_api.detection.catalogue import Model
 from augu_api.detection.engines import Found
-from augu_api.detection.nano import EveryLevelRoIAlign, Focus, ScoredRoIHeads
+from augu_api.detection.nano import Focus, OriginRoIAlign, ScoredRoIHeads
 from augu_api.detection.torchvision import build, run
 
 OPSET = 17
@@ -94,9 +94,9 @@ class Graph(nn.Module):
         original = torch._shape_as_tensor(pixels)[:2]
         image, size = self._transform(pixels, original)
         maps = list(self.model.backbone(image).values())
-        regions, objectness = self._regions(image, maps, size.float())
+        regions, objectness, origin = self._regions(image, maps, size.float())
         heads = self.model.roi_heads
-        logits, deltas = heads.box_predictor(heads.box_head(self._pool(maps, regions)))
+        logits, deltas = heads.box_predictor(heads.box_head(self._pool(maps, regions, origin)))
         boxes, labels, scores = self._detections(regions, objectness, logits, deltas, size.float())
         return boxes * (original / size).flip(0).repeat(2), labels, scores
 
@@ -113,8 +113,8 @@ class Graph(nn.Module):
         )
         return Pad.apply((image - mean) * (1 / std), -size % DIVISOR), size
 
-    def _regions(self, image: Tensor, maps: list[Tensor], size: Tensor) -> tuple[Tensor, Tensor]:
-        """The RPN: regions (R, 4) and their objectness (R), best first."""
+    def _regions(self, image: Tensor, maps: list[Tensor], size: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The RPN: regions (R, 4), their objectness (R) and the levels that found them (R), best first."""
         rpn = self.model.rpn
         boxes, scores, levels = [], [], []
         outputs = zip(*rpn.head(maps), rpn.anchor_generator.cell_anchors, strict=True)
@@ -126,20 +126,16 @@ class Graph(nn.Module):
             scores.append(logits.sigmoid())
             levels.append(torch.full_like(logits, level))
         limits = MIN_REGION, rpn.nms_thresh, rpn.score_thresh, rpn.post_nms_top_n()
-        return _suppress(torch.cat(boxes), torch.cat(scores), torch.cat(levels), size, *limits)[:2]
+        return _suppress(torch.cat(boxes), torch.cat(scores), torch.cat(levels), size, *limits)
 
-    def _pool(self, maps: list[Tensor], regions: Tensor) -> Tensor:
+    def _pool(self, maps: list[Tensor], regions: Tensor, origin: Tensor) -> Tensor:
         """The maps' features in each region: (R, C, S, S)."""
         pool = self.model.roi_heads.box_roi_pool
-        if isinstance(pool, EveryLevelRoIAlign):
-            return pool({str(level): x for level, x in enumerate(maps)}, [regions], [])
-        side = (regions[:, 2:] - regions[:, :2]).prod(1).sqrt()
-        level = (pool.canonical_level + (side / pool.canonical_scale).log2() + 1e-6).floor()
-        first, last = -math.log2(pool.scales[0]), -math.log2(pool.scales[-1])
-        level = level.clamp(first, last) - first
+        by_origin = isinstance(pool, OriginRoIAlign)
+        level = origin if by_origin else _level_for(pool, regions)
         members = [(level == i).nonzero()[:, 0] for i in range(len(pool.scales))]
         pooled = [
-            roi_align(x, [regions[chosen]], pool.output_size, scale, pool.sampling_ratio)
+            roi_align(x, [regions[chosen]], pool.output_size, scale, pool.sampling_ratio, aligned=by_origin)
             for x, scale, chosen in zip(maps, pool.scales, members, strict=False)
         ]
         return torch.cat(pooled)[torch.cat(members).argsort()]
@@ -157,6 +153,14 @@ class Graph(nn.Module):
         limits = MIN_BOX, heads.nms_thresh, heads.score_thresh, heads.detections_per_img
         boxes, scores, label = _suppress(boxes, scores[region, label], label + 1, size, *limits)
         return boxes, label, scores.sqrt() if scored else scores
+
+
+def _level_for(pool: Any, regions: Tensor) -> Tensor:
+    """The level for each region's size, as torchvision's pooling chooses it."""
+    side = (regions[:, 2:] - regions[:, :2]).prod(1).sqrt()
+    level = (pool.canonical_level + (side / pool.canonical_scale).log2() + 1e-6).floor()
+    first, last = -math.log2(pool.scales[0]), -math.log2(pool.scales[-1])
+    return level.clamp(first, last) - first
 
 
 def _anchors_at(chosen: Tensor, anchors: Tensor, grid: Tensor, image: Tensor) -> Tensor:

@@ -3,11 +3,10 @@
 The backbone and its branches follow YOLOX-nano (Ge et al., 2021, arXiv:2107.08430): a focus stem, CSP-Darknet of
 depth 0.33 and width 0.25 with depthwise convolutions, a PAN neck and a decoupled head, batch norm folded into the
 convolutions. Each location of the three maps (strides 8, 16 and 32) holds 128 numbers, so that the RPN's head is one
-linear map. Regions are pooled from every level and keep their objectness for the final score.
+linear map. Regions are pooled from the level that found them and keep their objectness for the final score.
 """
 
-from functools import reduce
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
@@ -17,9 +16,20 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
 from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.models.detection.rpn import RegionProposalNetwork
-from torchvision.ops import MultiScaleRoIAlign, roi_align
+from torchvision.models.detection.transform import GeneralizedRCNNTransform, resize_boxes
+from torchvision.ops import (
+    MultiScaleRoIAlign,
+    batched_nms,
+    box_area,
+    box_iou,
+    clip_boxes_to_image,
+    generalized_box_iou_loss,
+    remove_small_boxes,
+    roi_align,
+)
 
 STRIDES = 8, 16, 32
+Target = dict[str, Tensor]
 
 
 def conv(inputs: int, outputs: int, kernel: int = 1, stride: int = 1, groups: int = 1) -> nn.Sequential:
@@ -146,26 +156,110 @@ class LinearRPNHead(nn.Module):
         return [self.cls_logits(x) for x in maps], [self.bbox_pred(x) for x in maps]
 
 
-class ScoredRPN(RegionProposalNetwork):  # type: ignore[misc]  # torchvision has no types
-    """torchvision's RPN whose regions (R, 5) keep their objectness, 0 to 1, as a fifth column."""
+class Transform(GeneralizedRCNNTransform):  # type: ignore[misc]  # torchvision has no types
+    """torchvision's, which fits the target's "ignore" boxes as well."""
 
-    def filter_proposals(self, *args: Any) -> tuple[list[Tensor], list[Tensor]]:
-        boxes, scores = super().filter_proposals(*args)
-        return [torch.cat([b, s[:, None]], 1) for b, s in zip(boxes, scores, strict=True)], scores
+    def resize(self, image: Tensor, target: Target | None = None) -> tuple[Tensor, Target | None]:
+        """Fit an image (3, H, W) and its boxes."""
+        fitted, target = super().resize(image, target)
+        if target and "ignore" in target:
+            target["ignore"] = resize_boxes(target["ignore"], image.shape[-2:], fitted.shape[-2:])
+        return fitted, target
 
 
-class EveryLevelRoIAlign(MultiScaleRoIAlign):  # type: ignore[misc]
-    """RoIAlign of every region on every level, joined by the maximum: an object is read where its level speaks up.
+class ScoredRPN(RegionProposalNetwork):  # type: ignore[misc]
+    """torchvision's RPN whose regions (R, 6) keep their objectness, 0 to 1, and the level that found them.
 
-    Adaptive feature pooling (Liu et al., 2018, arXiv:1803.01534, section 3.2) with one sample a bin.
+    In training, anchors are assigned by ATSS (Zhang et al., 2020, arXiv:1912.02424, section 3.2) and objectness learns
+    how well a box fits (quality focal loss: Li et al., 2020, arXiv:2006.04388), times the box's own "scores" if the
+    target has them. Anchors that overlap a box of the target's "ignore" (K, 4) are neither object nor background.
     """
 
+    candidates = 9  # nearest anchors of each level
+    ignored = 0.3  # overlap with a box to ignore
+
+    def filter_proposals(
+        self, proposals: Tensor, objectness: Tensor, image_shapes: list[tuple[int, int]], counts: list[int]
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """Boxes (N, A, 4) and objectness logits (N * A, 1) -> each image's regions (R, 6) and objectness (R)."""
+        logits = objectness.detach().reshape(len(proposals), -1)
+        levels = torch.cat([logits.new_full((count,), level) for level, count in enumerate(counts)])
+        regions = []
+        chosen = self._get_top_n_idx(logits, counts)
+        for shape, boxes, scores, best in zip(image_shapes, proposals, logits.sigmoid(), chosen, strict=True):
+            boxes, scores, level = clip_boxes_to_image(boxes[best], shape), scores[best], levels[best]
+            kept = remove_small_boxes(boxes, self.min_size)
+            kept = kept[scores[kept] >= self.score_thresh]
+            kept = kept[batched_nms(boxes[kept], scores[kept], level[kept], self.nms_thresh)][: self.post_nms_top_n()]
+            regions.append(torch.cat([boxes[kept], scores[kept, None], level[kept, None]], 1))
+        return regions, [region[:, 4] for region in regions]
+
+    def assign_targets_to_anchors(
+        self, anchors: list[Tensor], targets: list[Target]
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """Each anchor's label (0 background, -1 ignored, else the box's score) and the box it is to find."""
+        labels, boxes = zip(*map(self._assign, anchors, targets), strict=True)
+        return list(labels), list(boxes)
+
+    def _assign(self, anchors: Tensor, target: Target) -> tuple[Tensor, Tensor]:
+        labels, boxes = anchors.new_zeros(len(anchors)), target["boxes"]
+        if len(ignore := target.get("ignore", boxes[:0])):
+            labels[box_iou(anchors, ignore).amax(1) > self.ignored] = -1
+        if not len(boxes):
+            return labels, torch.zeros_like(anchors)
+        centres = (anchors[:, :2] + anchors[:, 2:]) / 2
+        distance = torch.cdist((boxes[:, :2] + boxes[:, 2:]) / 2, centres)
+        side = (anchors[:, 2] - anchors[:, 0]).round()
+        levels = [(side == s).nonzero()[:, 0] for s in side.unique()]  # one size of anchor a level
+        near = [at[distance[:, at].topk(min(self.candidates, len(at)), largest=False)[1]] for at in levels]
+        index = torch.cat(near, 1)
+        iou, at = box_iou(boxes, anchors).gather(1, index), centres[index]
+        inside = ((at > boxes[:, None, :2]) & (at < boxes[:, None, 2:])).all(2)
+        positive = inside & (iou >= (iou.mean(1) + iou.std(1))[:, None])
+        overlap = anchors.new_full((len(boxes), len(anchors)), -1.0)
+        overlap.scatter_(1, index, torch.where(positive, iou * _scores(target)[:, None], -1.0))
+        best, owner = overlap.max(0)
+        found = best >= 0
+        labels[found] = _scores(target)[owner[found]]
+        return labels, boxes[owner]
+
+    def compute_loss(
+        self, objectness: Tensor, deltas: Tensor, labels: list[Tensor], regression_targets: list[Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """The quality focal loss of objectness and the GIoU loss of the boxes."""
+        label, wanted = torch.cat(labels), torch.cat(regression_targets)
+        positive = label > 0
+        unit = deltas.new_tensor([[-0.5, -0.5, 0.5, 0.5]]).expand(int(positive.sum()), 4)  # overlap knows no scale
+        found = self.box_coder.decode_single(deltas[positive], unit)
+        box = self.box_coder.decode_single(wanted[positive], unit)
+        weight = label[positive]
+        total = weight.sum().clamp(min=1)
+        quality = torch.zeros_like(label)
+        quality[positive] = weight * paired_iou(found.detach(), box)
+        known, logits = label >= 0, objectness.flatten()
+        focus = (logits.sigmoid().detach() - quality).square()
+        loss = F.binary_cross_entropy_with_logits(logits, quality, focus * known, reduction="sum")
+        return loss / total, 2 * (generalized_box_iou_loss(found, box) * weight).sum() / total
+
+
+class OriginRoIAlign(MultiScaleRoIAlign):  # type: ignore[misc]
+    """RoIAlign of each region on the level that found it, with one sample a bin."""
+
+    def __init__(self, bins: int) -> None:
+        super().__init__([str(level) for level in range(len(STRIDES))], bins, 1)
+        self.scales = [1 / stride for stride in STRIDES]
+
     def forward(self, x: dict[str, Tensor], boxes: list[Tensor], image_shapes: list[tuple[int, int]]) -> Tensor:
-        """Maps, and each image's regions (R, 4 or 5) at input scale -> (sum of R, C, S, S)."""
-        regions = [b[:, :4] for b in boxes]
-        levels = zip(x.values(), STRIDES, strict=True)
-        pooled = [roi_align(f, regions, self.output_size, 1 / stride, 1, aligned=True) for f, stride in levels]
-        return reduce(torch.maximum, pooled)
+        """Maps, and each image's regions (R, 6) at input scale -> (sum of R, C, S, S)."""
+        regions, level = [b[:, :4] for b in boxes], torch.cat(boxes)[:, 5]
+        image = torch.cat([level.new_full((len(r), 1), i) for i, r in enumerate(regions)])
+        whole = torch.cat([image, torch.cat(regions)], 1)
+        members = [(level == i).nonzero()[:, 0] for i in range(len(self.scales))]
+        pooled = [
+            roi_align(maps, whole[chosen], self.output_size, scale, self.sampling_ratio, aligned=True)
+            for maps, scale, chosen in zip(x.values(), self.scales, members, strict=True)
+        ]
+        return torch.cat(pooled)[torch.cat(members).argsort()]
 
 
 class ScoredRoIHeads(RoIHeads):  # type: ignore[misc]
@@ -173,7 +267,51 @@ class ScoredRoIHeads(RoIHeads):  # type: ignore[misc]
 
     After the probabilistic two-stage detector (Zhou et al., 2021, arXiv:2103.07461). Of two nested regions with the
     same class score, the one that the RPN took for an object wins.
+
+    In training every region counts. What it should be called is shared among the boxes that it overlaps by half, as
+    far as their "scores" go; the rest is background.
     """
+
+    overlap = 0.5
+
+    def forward(
+        self,
+        features: dict[str, Tensor],
+        proposals: list[Tensor],
+        image_shapes: list[tuple[int, int]],
+        targets: list[Target] | None = None,
+    ) -> tuple[list[Target], Target]:
+        """As torchvision's; in training the losses."""
+        if targets is None:
+            return cast(tuple[Any, Any], super().forward(features, proposals, image_shapes))
+        logits, deltas = self.box_predictor(self.box_head(self.box_roi_pool(features, proposals, image_shapes)))
+        regions = [region[:, :4] for region in proposals]
+        wanted = zip(*(self._wanted(*one, logits.shape[1]) for one in zip(regions, targets, strict=True)), strict=True)
+        names, boxes, labels, known = map(list, wanted)
+        codes, label, counts = torch.cat(self.box_coder.encode(boxes, regions)), torch.cat(labels), torch.cat(known)
+        total = counts.sum().clamp(min=1)
+        loss = -(torch.cat(names) * logits.log_softmax(1)).sum(1)[counts].sum() / total
+        found = label.nonzero()[:, 0]
+        moved = deltas.unflatten(1, (-1, 4))[found, label[found]]
+        box = F.smooth_l1_loss(moved, codes[found], beta=1 / 9, reduction="sum") / total
+        return [], {"loss_classifier": loss, "loss_box_reg": box}
+
+    def _wanted(self, regions: Tensor, target: Target, classes: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """What regions (R, 4) should be called (R, C), their boxes (R, 4) and labels (R), and which of them count (R).
+
+        Box 0 stands for no box.
+        """
+        boxes = F.pad(target["boxes"], (0, 0, 1, 0))
+        labels, scores = F.pad(target["labels"], (1, 0)), F.pad(_scores(target), (1, 0))
+        iou = box_iou(regions, boxes)
+        share = torch.where(iou >= self.overlap, scores, 0.0)
+        names = share.new_zeros(len(regions), classes)
+        names.scatter_reduce_(1, labels.expand_as(share), share, "amax")
+        names = names / names.sum(1, keepdim=True).clamp(min=1)
+        names[:, 0] = 1 - names.sum(1)
+        owner = (iou * (share > 0)).argmax(1)
+        apart = (box_iou(regions, target.get("ignore", boxes[:0])) < self.overlap).all(1)
+        return names, boxes[owner], labels[owner], apart | (owner > 0)
 
     def postprocess_detections(
         self, class_logits: Tensor, box_regression: Tensor, proposals: list[Tensor], image_shapes: list[tuple[int, int]]
@@ -184,6 +322,18 @@ class ScoredRoIHeads(RoIHeads):  # type: ignore[misc]
         logits, boxes = torch.cat([background, joint], 1), [p[:, :4] for p in proposals]
         boxes, scores, labels = super().postprocess_detections(logits, box_regression, boxes, image_shapes)
         return boxes, [s.sqrt() for s in scores], labels
+
+
+def paired_iou(boxes: Tensor, others: Tensor) -> Tensor:
+    """The overlap of each box (N, 4) with the other of its row: (N)."""
+    low, high = torch.maximum(boxes[:, :2], others[:, :2]), torch.minimum(boxes[:, 2:], others[:, 2:])
+    both = (high - low).clamp(min=0).prod(1)
+    return both / (box_area(boxes) + box_area(others) - both).clamp(min=1e-9)
+
+
+def _scores(target: Target) -> Tensor:
+    """How likely each box is right: 1 unless the target says otherwise."""
+    return target.get("scores", target["boxes"].new_ones(len(target["boxes"])))
 
 
 def nano_rcnn(num_classes: int = 91, size: int = 416) -> FasterRCNN:
@@ -198,15 +348,18 @@ def nano_rcnn(num_classes: int = 91, size: int = 416) -> FasterRCNN:
         max_size=size,
         rpn_anchor_generator=AnchorGenerator(sizes=((40,), (80,), (160,)), aspect_ratios=((1.0,),) * len(STRIDES)),
         rpn_head=LinearRPNHead(backbone.out_channels),
+        rpn_pre_nms_top_n_train=300,
         rpn_pre_nms_top_n_test=300,
+        rpn_post_nms_top_n_train=64,
         rpn_post_nms_top_n_test=50,
         rpn_score_thresh=0.05,
         rpn_nms_thresh=0.5,
-        box_roi_pool=EveryLevelRoIAlign(["0", "1", "2"], bins, 1),
+        box_roi_pool=OriginRoIAlign(bins),
         box_head=TwoMLPHead(backbone.out_channels * bins**2, hidden),
         box_predictor=FastRCNNPredictor(hidden, num_classes),
         box_score_thresh=0.02**2,  # compared before the square root
         box_detections_per_img=100,
     )
-    model.rpn.__class__, model.roi_heads.__class__ = ScoredRPN, ScoredRoIHeads  # FasterRCNN builds its own of each
+    # FasterRCNN builds its own of each
+    model.transform.__class__, model.rpn.__class__, model.roi_heads.__class__ = Transform, ScoredRPN, ScoredRoIHeads
     return model
