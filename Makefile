@@ -3,7 +3,7 @@ BIN = .venv/bin
 ENGINE ?= $(AUGU_ENGINE)
 COMPILE = $(BIN)/uv pip compile --universal --python-version 3.11 --no-annotate --no-header --quiet --upgrade setup.cfg
 
-.PHONY: run install test check bench lock
+.PHONY: run install test check train bench lock
 
 run: install $(if $(filter torchvision,$(ENGINE)),.venv/torch)  ## serve on http://127.0.0.1:8000, or $PORT
 	$(BIN)/augu-api demo
@@ -17,13 +17,17 @@ test: .venv/test  ## run every test whose servers are there
 check: .venv/test  ## what pre-commit and CI check beside the tests
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 
+train: .venv/train  ## train a model further: make train ARGS="bundled --images ..."
+	$(BIN)/augu-api weights train $(or $(ARGS),--help)
+
 bench: .venv/bench  ## measure this service beside others; needs h2load (nghttp2-client)
 	$(BIN)/python benchmarks/run.py
 
 lock: .venv/test  ## pin what setup.cfg asks for
 	$(COMPILE) -o requirements.txt
 	$(COMPILE) -c requirements.txt --extra torch -o requirements-torch.txt
-	$(COMPILE) -c requirements-torch.txt --extra torch --extra test -o requirements-test.txt
+	$(COMPILE) -c requirements-torch.txt --extra torch --extra train -o requirements-train.txt
+	$(COMPILE) -c requirements-train.txt --extra torch --extra train --extra test -o requirements-test.txt
 	$(COMPILE) -c requirements-test.txt --extra torch --extra bench -o requirements-bench.txt
 	echo '-e .' >> requirements.txt
 
@@ -33,6 +37,10 @@ lock: .venv/test  ## pin what setup.cfg asks for
 	touch $@
 
 .venv/torch: requirements-torch.txt .venv/run
+	$(BIN)/pip install --no-deps -r $<
+	touch $@
+
+.venv/train: requirements-train.txt .venv/torch
 	$(BIN)/pip install --no-deps -r $<
 	touch $@
 

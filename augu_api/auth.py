@@ -22,16 +22,25 @@ from augu_api.quotas import Quota, QuotaExceeded
 View = Callable[..., Response]
 
 
-def requires(flags: Flag = NO_FLAGS, *, in_line: bool = False) -> Callable[[View], View]:
+def bearer_token() -> str | None:
+    """The token of the Authorization header, if it has one."""
+    authorization = request.authorization
+    return authorization.token if authorization and authorization.type == "bearer" else None
+
+
+def requires(
+    flags: Flag = NO_FLAGS, *, in_line: bool = False, token: Callable[[], str | None] = bearer_token
+) -> Callable[[View], View]:
     """Let a view be reached only by a user with these flags and, if `in_line`, with a place in the detector's line.
 
-    The place is taken before the request is counted, so that one which finds the line full is not.
+    `token` says where a request has its token. The place is taken before the request is counted, so that one which
+    finds the line full is not.
     """
 
     def decorate(view: View) -> View:
         @wraps(view)
         def gated(*args: Any, **kwargs: Any) -> Response:
-            user = g.user = _authenticate()
+            user = g.user = _authenticate(token())
             _refuse_banned(user)
             with service.line.place() if in_line else nullcontext():
                 _count(user)
@@ -49,12 +58,9 @@ def register(app: Flask) -> None:
     app.after_request(_add_quota)
 
 
-def _authenticate() -> User:
-    authorization = request.authorization
-    if authorization is None or authorization.type != "bearer" or not authorization.token:
-        raise Refused(401, "token")
+def _authenticate(text: str | None) -> User:
     try:
-        token = tokens.read(service.settings.secret_key, authorization.token)
+        token = tokens.read(service.settings.secret_key, text or "")
     except tokens.InvalidToken:
         raise Refused(401, "token") from None
     with Session(one_statement(service.engine)) as session:

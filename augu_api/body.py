@@ -18,6 +18,11 @@ FORM = re.compile(rb"(^|&)data=")
 class Request(flask.Request):
     """A request whose bodies stay in memory: no part of an image is written to disk."""
 
+    @property
+    def want_form_data_parsed(self) -> bool:
+        """Only a multipart form: of no other are the fields bounded in number."""
+        return self.mimetype == "multipart/form-data"
+
     def _get_file_stream(self, *_: Any, **__: Any) -> IO[bytes]:
         return BytesIO()
 

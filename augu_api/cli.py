@@ -4,8 +4,8 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from alembic.util import CommandError
 from flask import Flask
 from flask.cli import AppGroup, FlaskGroup
 from limits.errors import StorageError
-from PIL import Image, ImageOps
+from PIL import Image
 from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
@@ -29,7 +29,7 @@ from augu_api.detection.pull import pull
 from augu_api.drawing import annotate
 from augu_api.extensions import service
 from augu_api.flags import Flag
-from augu_api.images import SIGNATURE, ImageRejected, decode
+from augu_api.images import ImageRejected, decode_upright
 from augu_api.models import User
 from augu_api.schemas import Item
 
@@ -297,6 +297,94 @@ def export_weights(name: str, photos: tuple[Path, ...]) -> None:
     click.echo(f"{path} finds the same objects as the module in {len(photos)} photos.", err=True)
 
 
+a_file = click.Path(exists=True, dir_okay=False, path_type=Path)
+a_folder = click.Path(exists=True, file_okay=False, path_type=Path)
+images_option = click.option("--images", type=a_folder, required=True, help="The folder of the photos.")
+boxes_option = click.option("--annotations", type=a_file, required=True, help="Their boxes, in COCO's format.")
+
+
+@weights.command("evaluate", with_appcontext=False)
+@click.argument("name")
+@images_option
+@boxes_option
+@click.option(
+    "--pictures", type=click.Path(file_okay=False, path_type=Path), help="Draw curves.png and worst.png here."
+)
+@as_json
+def evaluate_weights(name: str, images: Path, annotations: Path, pictures: Path | None, as_json: bool) -> None:
+    """Measure the model NAME on photos with boxes: COCO's AP, by size and by category, and its calibration."""
+    detector = load(replace(Settings.from_env(), model=name))
+    evaluation = optional("evaluate").Evaluation(images, annotations)
+    with click.progressbar(evaluation.photos(), label=f"Evaluating {name}", file=sys.stderr) as bar:
+        evaluation.run(detector.detect, bar)
+    if as_json:
+        by = {"by_category": evaluation.by_category(), "calibration": [b._asdict() for b in evaluation.calibration()]}
+        click.echo(json.dumps(detector.facts | evaluation.summary | by, indent=2))
+    else:
+        for rows in ([evaluation.summary], evaluation.by_category(), [b._asdict() for b in evaluation.calibration()]):
+            click.echo(tabulate(rows, headers="keys", floatfmt=".3f") + "\n")
+    if pictures:
+        pictures.mkdir(parents=True, exist_ok=True)
+        evaluation.draw_curves(pictures / "curves.png")
+        evaluation.draw_worst(pictures / "worst.png")
+
+
+@weights.command("train", with_appcontext=False)
+@click.argument("name")
+@images_option
+@boxes_option
+@click.option("--ignore", type=a_file, help="Boxes that are neither object nor background, in COCO's format.")
+@click.option("--validation-images", type=a_folder, help="The folder of other photos, to choose the best weights by.")
+@click.option("--validation-annotations", type=a_file, help="Their boxes; without, one photo of ten is held out.")
+@click.option("--output", type=click.Path(file_okay=False, path_type=Path), required=True, help="The model's folder.")
+@click.option("--steps", type=click.IntRange(1), default=1000, show_default=True)
+@click.option("--batch", type=click.IntRange(1), default=16, show_default=True, help="Photos a step.")
+@click.option("--optimizer", type=click.Choice(["adamw", "sgd"]), default="adamw", show_default=True)
+@click.option("--rate", type=float, default=2e-4, show_default=True, help="The learning rate of the second stage.")
+@click.option("--trunk-rate", type=float, default=5e-5, show_default=True, help="That of all before it.")
+@click.option("--freeze", multiple=True, metavar="PART", help="Leave this part as it is: backbone, rpn or roi_heads.")
+@click.option("--validate", type=click.IntRange(1), default=250, show_default=True, help="Steps between validations.")
+@click.option("--patience", type=click.IntRange(1), default=5, show_default=True, help="Validations without a better.")
+@click.option("--seed", type=int, default=0, show_default=True)
+def train_weights(
+    name: str,
+    images: Path,
+    annotations: Path,
+    ignore: Path | None,
+    validation_images: Path | None,
+    validation_annotations: Path | None,
+    output: Path,
+    freeze: tuple[str, ...],
+    **recipe: Any,
+) -> None:
+    """Train the model NAME further on your own photos, into a folder that AUGU_MODEL can name.
+
+    An interrupted training goes on where it was when the same command is given again.
+    """
+    if (validation_images is None) != (validation_annotations is None):
+        raise click.UsageError("--validation-images and --validation-annotations belong together.")
+    train = optional("train")
+    validation = train.Data(validation_images, validation_annotations) if validation_images else None
+    whole = train.Recipe(frozen=freeze, **recipe)
+    model = find(name, Settings.from_env())
+    with click.progressbar(length=whole.steps, label="Training", file=sys.stderr, item_show_func=_losses) as bar:
+
+        def report(progress: Any) -> None:
+            bar.update(progress.step - bar.pos, progress)
+
+        trained = train.fine_tune(model, train.Data(images, annotations, ignore), validation, whole, output, report)
+    click.echo(f"AP {trained.ap:.3f}. AUGU_MODEL={output} serves it.", err=True)
+
+
+def _losses(progress: Any) -> str:
+    """What a progress bar says of a training."""
+    if progress is None:
+        return ""
+    losses = " ".join(f"{name.removeprefix('loss_')} {loss:.2f}" for name, loss in progress.losses.items())
+    best = max((ap for _, ap in progress.validations), default=None)
+    return losses if best is None else f"{losses} best AP {best:.3f}"
+
+
 @main.command("detect", with_appcontext=False)
 @click.argument("photo", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option(
@@ -311,22 +399,11 @@ def export_weights(name: str, photos: tuple[Path, ...]) -> None:
 def detect(photo: Path, picture: Path | None, min_score: float, as_json: bool) -> None:
     """Detect the objects in a PHOTO of any common format, without a server."""
     settings = Settings.from_env()
-    image = _opened(photo, settings.max_pixels)
+    image = decode_upright(photo.read_bytes(), settings.max_pixels, trusted=True)
     found = select(load(settings).detect(image), min_score=min_score, limit=100, names=None)
     _print([Item().dump(detection) for detection in found], as_json)
     if picture:
         annotate(image, found).save(picture)
-
-
-def _opened(photo: Path, max_pixels: int) -> Image.Image:
-    """The photo in RGB: a PNG as the service decodes it, any other format upright as it is shown."""
-    data = photo.read_bytes()
-    if data.startswith(SIGNATURE):
-        return decode(data, max_pixels)
-    with Image.open(BytesIO(data)) as image:
-        if image.width * image.height > max_pixels:
-            raise ImageRejected(f"More than {max_pixels} pixels: {image.width} x {image.height}.")
-        return ImageOps.exif_transpose(image).convert("RGB")
 
 
 # --- the database

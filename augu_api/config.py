@@ -28,6 +28,12 @@ def _positive(text: str) -> int:
     return int(text)
 
 
+def _switch(text: str) -> bool:
+    if text not in ("0", "1"):
+        raise ValueError("must be 0 or 1")
+    return text == "1"
+
+
 def _one_of(*values: str) -> Callable[[str], str]:
     def parse(text: str) -> str:
         if text not in values:
@@ -122,6 +128,13 @@ class Settings:
     max_pixels: int = _setting("AUGU_MAX_PIXELS", 25_000_000, _positive, "A photo with more pixels is refused.")
     queue: int = _setting(
         "AUGU_QUEUE", 8, _positive, "How many requests may wait for a worker's detector; the next one gets 503."
+    )
+    deepstack: bool = _setting(
+        "AUGU_DEEPSTACK",
+        False,
+        _switch,
+        "`1` serves `POST /v1/vision/detection` in DeepStack's protocol as well.",
+        "`0`",
     )
     metrics_token: str = _setting(
         "AUGU_METRICS_TOKEN", "", _secret, "Bearer token for `GET /metrics`, at least 32 characters.", "refused to all"

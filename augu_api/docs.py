@@ -22,8 +22,31 @@ DATA: dict[str, type[Schema]] = {
     "ops.live": schemas.Live,
     "ops.ready": schemas.Ready,
 }
-PLAIN = {"ops.prometheus": ("text/plain", "string"), "docs.openapi": ("application/json", "object")}
-FAILURES = {"images.objects": {400, 406}, "images.names": {503}, "ops.ready": {503}, "ops.prometheus": {401, 403}}
+PLAIN: dict[str, tuple[str, Any]] = {
+    "ops.prometheus": ("text/plain", {"type": "string"}),
+    "docs.openapi": ("application/json", {"type": "object"}),
+    "deepstack.detection": ("application/json", schemas.DeepStackReply),
+}
+FAILURES = {
+    "images.objects": {400, 406},
+    "deepstack.detection": {400},
+    "images.names": {503},
+    "ops.ready": {503},
+    "ops.prometheus": {401, 403},
+}
+FORM = {"schema": schemas.ObjectsRequest(max_pixels=0)}
+BODIES: dict[str, dict[str, Any]] = {
+    "images.objects": {
+        "application/json": FORM,
+        "application/x-www-form-urlencoded": FORM,
+        "multipart/form-data": FORM,
+        "text/plain": {"schema": {"type": "string"}},
+        "image/png": {"schema": {}},
+    },
+    "deepstack.detection": {"multipart/form-data": {"schema": schemas.DeepStackRequest(max_pixels=0)}},
+}
+FAILURE: dict[str, Any] = {"$ref": "#/components/schemas/Failure"}
+PLAIN_FAILURES: dict[str, Any] = {"deepstack.detection": schemas.DeepStackFailure}
 QUOTA = {
     "X-Ratelimit-Limit": "Requests in a window of 60 seconds.",
     "X-Ratelimit-Remaining": "Requests left in this window.",
@@ -45,6 +68,7 @@ def specification(app: Flask) -> dict[str, Any]:
     assert plugin.converter is not None  # noqa: S101 - the line above made it
     plugin.converter.add_parameter_attribute_function(_commas)
     plugin.map_to_openapi_type(schemas.Photo, "string", None)  # type: ignore[no-untyped-call]
+    plugin.map_to_openapi_type(schemas.Upload, "string", "binary")  # type: ignore[no-untyped-call]
     spec.components.security_scheme("token", {"type": "http", "scheme": "bearer", "bearerFormat": "JWS"})
     spec.components.schema("Failure", _failure())
     for rule in sorted(app.url_map.iter_rules(), key=lambda rule: rule.rule):
@@ -61,7 +85,8 @@ def _operation(app: Flask, rule: Rule) -> dict[str, Any]:
     operation = {
         "operationId": rule.endpoint,
         "summary": view.__doc__,
-        "responses": {"200": _success(rule.endpoint, quota)} | {str(s): _refusal(s, quota) for s in sorted(failures)},
+        "responses": {"200": _success(rule.endpoint, quota)}
+        | {str(status): _refusal(rule.endpoint, status, quota) for status in sorted(failures)},
     }
     if failures & {401}:
         operation["security"] = [{"token": []}]
@@ -70,20 +95,13 @@ def _operation(app: Flask, rule: Rule) -> dict[str, Any]:
     if rule.endpoint == "images.objects":
         operation["responses"]["200"]["content"]["image/png"] = {"schema": {}}
         operation["parameters"] = [{"in": "query", "schema": schemas.ObjectsQuery(())}]
-        operation["requestBody"] = _photo()
+    if rule.endpoint in BODIES:
+        operation["requestBody"] = {"required": True, "content": BODIES[rule.endpoint]}
     return operation
 
 
-def _photo() -> dict[str, Any]:
-    form = {"schema": schemas.ObjectsRequest(max_pixels=0)}
-    forms = ("application/json", "application/x-www-form-urlencoded", "multipart/form-data")
-    text = {"text/plain": {"schema": {"type": "string"}}, "image/png": {"schema": {}}}
-    return {"required": True, "content": dict.fromkeys(forms, form) | text}
-
-
 def _success(endpoint: str, headers: dict[str, str]) -> dict[str, Any]:
-    mimetype, kind = PLAIN.get(endpoint, ("application/json", "envelope"))
-    schema = _envelope(DATA[endpoint]) if kind == "envelope" else {"type": kind}
+    mimetype, schema = PLAIN.get(endpoint) or ("application/json", _envelope(DATA[endpoint]))
     return {
         "description": "Request fulfilled.",
         "content": {mimetype: {"schema": schema}},
@@ -91,10 +109,10 @@ def _success(endpoint: str, headers: dict[str, str]) -> dict[str, Any]:
     }
 
 
-def _refusal(status: int, quota: dict[str, str]) -> dict[str, Any]:
+def _refusal(endpoint: str, status: int, quota: dict[str, str]) -> dict[str, Any]:
     headers = ({} if status == 401 else quota) | (RETRY if status in (429, 503) else {})
     headers |= {"X-Retry-After": "The same."} if status == 429 else {}
-    content = {"application/json": {"schema": {"$ref": "#/components/schemas/Failure"}}}
+    content = {"application/json": {"schema": PLAIN_FAILURES.get(endpoint, FAILURE)}}
     return {"description": error_of(status), "content": content, "headers": _headers(headers)}
 
 

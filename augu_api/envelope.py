@@ -60,9 +60,13 @@ def error_of(status: int) -> str:
     return "Bad request" if status == 400 else HTTPStatus(status).phrase
 
 
+def minified(body: dict[str, Any]) -> str:
+    """The body as JSON in its own order, without blanks."""
+    return json.dumps(body, separators=(",", ":"), allow_nan=False)
+
+
 def _reply(status: int, body: dict[str, Any]) -> Response:
-    text = json.dumps({"statusCode": status} | body, separators=(",", ":"), allow_nan=False)
-    return Response(text, status, mimetype="application/json")
+    return Response(minified({"statusCode": status} | body), status, mimetype="application/json")
 
 
 def register(app: Flask) -> None:

@@ -1,11 +1,13 @@
-"""From the bytes of a PNG file to a verified RGB image.
+"""From the bytes of a file to an RGB image.
 
-The file is checked before anything is decoded: signature, header, and every chunk's length and checksum. Only the
-chunks that make pixels reach the decoder, so texts, colour profiles and animations in a file cost nothing.
-Source of the format: PNG (Third Edition), W3C, https://www.w3.org/TR/png-3/.
+A PNG is checked before anything is decoded: signature, header, and every chunk's length and checksum. Only the
+chunks that make pixels reach the decoder, so texts, colour profiles and animations in a file cost nothing; nor do they
+in a JPEG. Sources of the formats: PNG (Third Edition), W3C, https://www.w3.org/TR/png-3/; JPEG, ITU-T T.81.
 """
 
+import re
 import struct
+import warnings
 from collections.abc import Iterable, Iterator
 from io import BytesIO
 from itertools import takewhile
@@ -14,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from isal import isal_zlib
 from isal.igzip_lib import IsalError
-from PIL import Image
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 MAX_BYTES = 5 * 1024 * 1024
@@ -28,6 +30,17 @@ CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by colour type
 DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}
 ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
 Image.MAX_IMAGE_PIXELS = None  # the caller's `max_pixels` is the bound, however large
+
+JPEG = b"\xff\xd8\xff"
+UPLOADS = ("JPEG", "WEBP")  # as Pillow names them
+MAX_SCANS = 30  # in a JPEG; most have 1 or 10, and each is a pass over all pixels
+SOS, APP1 = 0xDA, 0xE1
+ARITHMETIC = frozenset((0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF))
+METADATA = frozenset((*range(0xE1, 0xEE), 0xEF, 0xFE))  # APP0 and APP14 say how colours are stored
+MARKER = re.compile(rb"\xff[^\x00\xff]")
+SCAN = re.compile(rb"\xff\xda\x00(?:\x08\x01|\x0a\x02|\x0c\x03|\x0e\x04)")
+CORRUPT = "Truncated or corrupt image."
+warnings.filterwarnings("ignore", module=r"PIL\.")  # a line of log for each broken tag of a file
 
 
 class ImageRejected(ValueError):
@@ -72,9 +85,34 @@ def decode(data: bytes, max_pixels: int) -> Image.Image:
         raise ImageRejected("Corrupt PNG image.") from error
 
 
-def _header(data: bytes, max_pixels: int) -> Header:
+def decode_upright(data: bytes, max_pixels: int, *, trusted: bool = False) -> Image.Image:
+    """Decode a PNG as `decode` does, a JPEG or a WebP upright as it is shown; of an animation, the first frame.
+
+    A trusted file may be of every format that Pillow knows, and of any length unless it is a PNG. Raises ImageRejected.
+    """
+    if data.startswith(SIGNATURE):
+        return decode(data, max_pixels)
+    if not trusted:
+        _check_length(data)
+    if data.startswith(JPEG):
+        data = _lean_jpeg(data)
+    with _opened(data, None if trusted else UPLOADS) as image:
+        _check_pixels(*image.size, max_pixels)
+        return _shown(image)
+
+
+def _check_length(data: bytes) -> None:
     if len(data) > MAX_BYTES:
         raise ImageRejected(f"Larger than {MAX_BYTES} bytes.")
+
+
+def _check_pixels(width: int, height: int, max_pixels: int) -> None:
+    if width * height > max_pixels:
+        raise ImageRejected(f"More than {max_pixels} pixels: {width} x {height}.")
+
+
+def _header(data: bytes, max_pixels: int) -> Header:
+    _check_length(data)
     if not data.startswith(SIGNATURE):
         raise ImageRejected("Not a PNG image.")
     if len(data) < 33:
@@ -84,8 +122,7 @@ def _header(data: bytes, max_pixels: int) -> Header:
     header = Header(*struct.unpack_from(">IIBBBBB", data, 16))
     if not (0 < header.width < 2**31 and 0 < header.height < 2**31):
         raise ImageRejected("Corrupt PNG image: a side has no length.")
-    if header.width * header.height > max_pixels:
-        raise ImageRejected(f"More than {max_pixels} pixels: {header.width} x {header.height}.")
+    _check_pixels(header.width, header.height, max_pixels)
     if header.depth not in DEPTHS.get(header.colour, ()) or header.interlaced > 1:
         raise ImageRejected("Corrupt PNG image: no such kind of pixels.")
     if header.compression or header.filtering:
@@ -164,6 +201,10 @@ def _to_rgb(image: Image.Image, header: Header) -> Image.Image:
         image.info["transparency"] = key if header.depth == 1 else key * 255 // (2**header.depth - 1)
     if key is not None and header.depth == 16 and header.colour == 2:  # Pillow keeps the high bytes of such samples
         image.info["transparency"] = tuple(sample >> 8 for sample in key)
+    return _on_white(image)
+
+
+def _on_white(image: Image.Image) -> Image.Image:
     if not image.has_transparency_data:
         return image if image.mode == "RGB" else image.convert("RGB")
     image = image.convert("RGBA")
@@ -179,3 +220,49 @@ def _grey16_to_rgb(image: Image.Image, key: int | None) -> Image.Image:
     if key is not None:
         grey[samples == key] = 255
     return Image.fromarray(grey).convert("RGB")
+
+
+def _lean_jpeg(data: bytes) -> bytes:
+    """The same JPEG whose only metadata is its first EXIF: Pillow takes seconds for a million texts and previews."""
+    if len(SCAN.findall(data)) > MAX_SCANS:
+        raise ImageRejected(f"More than {MAX_SCANS} scans.")
+    segments = list(_segments(data))
+    if any(marker in ARITHMETIC for marker, _ in segments):  # few bytes of it can take long, and no browser shows it
+        raise ImageRejected("A JPEG in arithmetic coding.")
+    exif = [raw for marker, raw in segments if marker == APP1 and bytes(raw[4:10]) == b"Exif\0\0"]
+    return b"".join([data[:2], *exif[:1], *(raw for marker, raw in segments if marker not in METADATA)])
+
+
+def _segments(data: bytes) -> Iterator[tuple[int, memoryview]]:
+    """Yield the marker and the bytes of each segment up to the first scan, and this with all that follows."""
+    view, at = memoryview(data), 2
+    for _ in range(MAX_CHUNKS):
+        found = MARKER.search(data, at)
+        if found is None:
+            break
+        at, marker = found.start(), data[found.start() + 1]
+        end = len(data) if marker == SOS else at + 2 + int.from_bytes(data[at + 2 : at + 4])
+        yield marker, view[at:end]
+        if marker == SOS:
+            return
+        at = end
+    raise ImageRejected(CORRUPT)
+
+
+def _opened(data: bytes, formats: tuple[str, ...] | None) -> ImageFile.ImageFile:
+    try:
+        return Image.open(BytesIO(data), formats=formats)
+    except UnidentifiedImageError as error:
+        raise ImageRejected("Not an image of an accepted format.") from error
+    except Exception as error:  # each format of Pillow has its own
+        raise ImageRejected(CORRUPT) from error
+
+
+def _shown(image: ImageFile.ImageFile) -> Image.Image:
+    try:
+        image.getexif()  # is kept; written anew from here, as a turned image's would be, a broken tag would raise
+        image.info.pop("exif", None)
+        ImageOps.exif_transpose(image, in_place=True)
+        return _on_white(image)
+    except Exception as error:
+        raise ImageRejected(CORRUPT) from error

@@ -10,6 +10,7 @@ from flask import Blueprint, Flask, Response, g, request
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from augu_api import metrics
+from augu_api.auth import bearer_token
 from augu_api.envelope import Refused, success
 from augu_api.extensions import service
 from augu_api.schemas import Live, Ready
@@ -84,8 +85,6 @@ def prometheus() -> Response:
     expected = service.settings.metrics_token
     if not expected:
         raise Refused(403, "metrics", "Metrics are shown only if AUGU_METRICS_TOKEN is set.")
-    authorization = request.authorization
-    given = authorization.token if authorization and authorization.type == "bearer" else None
-    if not hmac.compare_digest((given or "").encode(), expected.encode()):
+    if not hmac.compare_digest((bearer_token() or "").encode(), expected.encode()):
         raise Refused(401, "metrics")
     return Response(metrics.exposition(service.settings.metrics_dir), content_type=CONTENT_TYPE_LATEST)

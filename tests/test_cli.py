@@ -176,7 +176,7 @@ FAILURES = {
     "not a database": (["users", "list"], {"DATABASE_URL": f"sqlite:///{__file__}"}, "The database cannot"),
     "no such revision": (["db", "upgrade", "9999"], {}, "9999"),
     "no such revision to go back to": (["db", "downgrade", "9999"], {}, "9999"),
-    "not a photo": (["detect", __file__], {}, "cannot identify image file"),
+    "not a photo": (["detect", __file__], {}, "Not an image of an accepted format."),
 }
 
 

@@ -1,6 +1,8 @@
 """openapi.json is valid, describes every route and nothing else, and the replies are as it says."""
 
 import json
+from dataclasses import replace
+from io import BytesIO
 from typing import Any
 
 import pytest
@@ -18,6 +20,13 @@ from tests.test_contract import BAD_TOKEN, Headers, bearer, full
 
 Document = dict[str, Any]
 METRICS_TOKEN = "m" * 32
+DETECTION = "/v1/vision/detection"
+
+
+@pytest.fixture
+def settings(settings: Settings) -> Settings:
+    """With every route that can be switched on."""
+    return replace(settings, deepstack=True)
 
 
 @pytest.fixture
@@ -64,7 +73,7 @@ def test_every_route_is_documented_and_nothing_else(app: Flask, document: Docume
 
 def test_gated_routes_say_so(app: Flask, document: Document) -> None:
     """What needs a token documents its security and 401, 403 and 429 with their headers; other routes need none."""
-    assert gated(app) == {(OBJECTS, "post"), ("/session", "get")}
+    assert gated(app) == {(OBJECTS, "post"), (DETECTION, "post"), ("/session", "get")}
     for path, method in gated(app):
         operation = document["paths"][path][method]
         assert operation["security"] == [{"token": []}]
@@ -118,7 +127,37 @@ def test_replies_to_a_photo_are_as_documented(
     as_documented(document, response)
 
 
-@pytest.mark.parametrize(("method", "path"), [("POST", OBJECTS), ("GET", "/session")])
+def test_deepstacks_form_is_documented(document: Document) -> None:
+    """The fields of the form with their kinds, bounds and defaults; the file alone is required."""
+    operation = document["paths"][DETECTION]["post"]
+    assert operation["description"] == "Needs the flags IMAGES_OBJECTS and EXPERIMENTAL."
+    [content] = operation["requestBody"]["content"].items()
+    assert content == ("multipart/form-data", {"schema": {"$ref": "#/components/schemas/DeepStackRequest"}})
+    form = document["components"]["schemas"]["DeepStackRequest"]
+    shapes = {name: {**field, "description": ""} for name, field in form["properties"].items()}
+    assert shapes == {
+        "image": {"type": "string", "format": "binary", "description": ""},
+        "min_confidence": {"type": "number", "minimum": 0, "maximum": 1, "default": 0.4, "description": ""},
+        "api_key": {"type": "string", "default": "", "description": ""},
+    }
+    assert form["required"] == ["image"]
+
+
+@pytest.mark.parametrize(
+    ("options", "sent", "status"),
+    [({}, True, 200), ({}, False, 400), ({"flags": Flag(0)}, True, 403), ({"coefficient": 0}, True, 429)],
+)
+def test_deepstacks_replies_are_as_documented(
+    client: FlaskClient, add_user: AddUser, document: Document, png: bytes, options: Document, sent: bool, status: int
+) -> None:
+    """In its own shape, with the headers of all replies."""
+    form = {"image": (BytesIO(png), "a.png")} if sent else {}
+    response = client.post(DETECTION, data=form, headers=bearer(add_user(**options)))
+    assert response.status_code == status
+    as_documented(document, response)
+
+
+@pytest.mark.parametrize(("method", "path"), [("POST", OBJECTS), ("POST", DETECTION), ("GET", "/session")])
 def test_refusals_are_as_documented(client: FlaskClient, document: Document, method: str, path: str) -> None:
     """A caller whom nobody knows."""
     response = client.open(path, method=method, headers=BAD_TOKEN)
@@ -126,24 +165,27 @@ def test_refusals_are_as_documented(client: FlaskClient, document: Document, met
     as_documented(document, response)
 
 
+@pytest.mark.parametrize("path", [OBJECTS, DETECTION])
 def test_a_full_line_is_as_documented(
-    client: FlaskClient, service: Service, auth: Headers, document: Document, photo: str
+    client: FlaskClient, service: Service, auth: Headers, document: Document, photo: str, path: str
 ) -> None:
     """And so is 503."""
     with full(service):
-        response = client.post(OBJECTS, data=photo, headers=auth)
+        response = client.post(path, data=photo, headers=auth)
     assert response.status_code == 503
     as_documented(document, response)
 
 
-@pytest.mark.parametrize("path", [OBJECTS, f"{OBJECTS}/names", "/health/ready"])
+@pytest.mark.parametrize("path", [OBJECTS, DETECTION, f"{OBJECTS}/names", "/health/ready"])
 def test_a_missing_detector_is_as_documented(
     make_app: MakeApp, settings: Settings, document: Document, photo: str, path: str
 ) -> None:
     """503 is documented wherever the detector is needed."""
     app = make_app(settings)
     headers = bearer(add_user_to(app.extensions[KEY]))
-    response = app.test_client().open(path, method="POST" if path == OBJECTS else "GET", data=photo, headers=headers)
+    response = app.test_client().open(
+        path, method="POST" if path in (OBJECTS, DETECTION) else "GET", data=photo, headers=headers
+    )
     assert response.status_code == 503
     as_documented(document, response)
 

@@ -1,0 +1,592 @@
+"""DeepStack's protocol: what its clients send and read, the formats of their photos, and what cannot harm."""
+
+import json
+import logging
+import os
+import struct
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from io import BytesIO
+from typing import Any
+
+import numpy as np
+import pytest
+import requests
+from deepstack.core import DeepstackException, DeepstackObject
+from flask.testing import FlaskClient
+from PIL import Image
+from prometheus_client import REGISTRY
+from skimage import data
+from werkzeug.test import TestResponse
+
+from augu_api.body import MAX_BODY
+from augu_api.config import Settings
+from augu_api.deepstack_api import MAX_PARTS, MAX_TEXT
+from augu_api.detection import Detection
+from augu_api.extensions import Service
+from augu_api.flags import Flag
+from augu_api.images import MAX_BYTES, MAX_CHUNKS, MAX_SCANS, ImageRejected, decode_upright
+from tests.conftest import OBJECTS, AddUser, FakeDetector, MakeApp, Serve, Server, png_of
+from tests.test_cluster import add
+from tests.test_contract import MULTIPART, full, multipart, says, watched_files
+from tests.test_hostile import SECONDS, Case, ask, raw
+
+DETECTION = "/v1/vision/detection"
+ORIENTATION = 0x0112
+Send = Callable[..., TestResponse]
+
+
+def file_of(image: Image.Image, format: str, **options: Any) -> bytes:
+    file = BytesIO()
+    image.save(file, format, **options)
+    return file.getvalue()
+
+
+def photo(name: str) -> Image.Image:
+    return Image.fromarray(getattr(data, name)())
+
+
+NAVY = Image.new("RGB", (8, 8), "navy")
+JPEG, WEBP, PNG = file_of(NAVY, "JPEG"), file_of(NAVY, "WEBP"), file_of(NAVY, "PNG")
+
+
+@pytest.fixture
+def settings(settings: Settings) -> Settings:
+    return replace(settings, deepstack=True)
+
+
+@pytest.fixture
+def token(add_user: AddUser) -> str:
+    """The token of a user with both flags and plenty of requests."""
+    return add_user(coefficient=1000).removeprefix("Bearer ")
+
+
+@pytest.fixture
+def send(client: FlaskClient, token: str) -> Send:
+    """Send an image, or none, with the token in the form: `send(JPEG, min_confidence="0.5")`."""
+
+    def post(image: bytes | None = JPEG, /, **fields: str) -> TestResponse:
+        parts: dict[str, Any] = {name: (None, text) for name, text in ({"api_key": token} | fields).items()}
+        files = parts if image is None else parts | {"image": image}
+        sent = requests.Request("POST", "http://localhost", files=files).prepare()
+        return client.post(DETECTION, data=sent.body, content_type=sent.headers["Content-Type"])
+
+    return post
+
+
+def fails(response: TestResponse, status: int, error: str) -> None:
+    """The failure has exactly DeepStack's shape."""
+    assert response.status_code == status
+    assert response.text == f'{{"success":false,"error":"{error}","duration":0}}'
+    assert response.content_type == "application/json"
+
+
+# --- its clients
+
+
+@pytest.fixture
+def server(serve: Serve) -> Server:
+    return serve(WEB_CONCURRENCY="1", AUGU_DEEPSTACK="1")
+
+
+def ours(server: Server, token: str, png: bytes, min_score: float) -> list[dict[str, Any]]:
+    """What our own endpoint finds."""
+    headers = {"Authorization": f"Bearer {token}", "Content-Type": "image/png"}
+    reply = requests.post(f"{server.url}{OBJECTS}?min_score={min_score}", png, headers=headers, timeout=60)
+    objects: list[dict[str, Any]] = reply.json()["data"]["objects"]
+    return objects
+
+
+def same(prediction: dict[str, Any], item: dict[str, Any]) -> None:
+    """The same object, its box in whole pixels around ours."""
+    assert (prediction["label"], round(prediction["confidence"] * 100, 2)) == (item["name"], item["score"])
+    low = {"x_min": item["x"], "y_min": item["y"]}
+    high = {"x_max": item["x"] + item["width"], "y_max": item["y"] + item["height"]}
+    assert all(isinstance(prediction[side], int) for side in low | high)
+    assert all(-0.01 < at - prediction[side] < 1.01 for side, at in low.items())
+    assert all(-0.01 < prediction[side] - at < 1.01 for side, at in high.items())
+
+
+def test_a_client_finds_what_our_endpoint_finds(server: Server) -> None:
+    """DeepStack's Python client gets the same objects, scores and boxes for the same photos; a wrong key it is told."""
+    token = add(server)
+    client = DeepstackObject("127.0.0.1", server.port, token, min_confidence=0.45)
+    found = []
+    for name in ("astronaut", "chelsea", "coffee"):
+        png = png_of(photo(name))
+        predictions, objects = client.detect(png), ours(server, token, png, 45)
+        assert len(predictions) == len(objects)
+        for prediction, item in zip(predictions, objects, strict=True):
+            same(prediction, item)
+            found.append(prediction["label"])
+    assert {"person", "cat", "cup"} <= set(found)
+    with pytest.raises(DeepstackException, match="401"):
+        DeepstackObject("127.0.0.1", server.port, "wrong").detect(png)
+
+
+def test_frigate_finds_what_our_endpoint_finds(server: Server) -> None:
+    """A request as Frigate's plug-in sends it, a JPEG of 320 x 320 without a type, gets boxes in its pixels."""
+    token = add(server)
+    jpeg = file_of(photo("astronaut").resize((320, 320)), "JPEG")
+    reply = requests.post(f"{server.url}{DETECTION}", data={"api_key": token}, files={"image": jpeg}, timeout=60)
+    predictions = reply.json()["predictions"]
+    with Image.open(BytesIO(jpeg)) as decoded:
+        objects = ours(server, token, png_of(decoded), 40)
+    for prediction, item in zip(predictions, objects, strict=True):
+        same(prediction, item)
+        assert 0 <= prediction["x_min"] < prediction["x_max"] <= 320
+        assert 0 <= prediction["y_min"] < prediction["y_max"] <= 320
+    assert "person" in [prediction["label"] for prediction in predictions]
+
+
+# --- the reply and the gates
+
+REPLY = (
+    '{"success":true,"predictions":['
+    '{"confidence":0.8933,"label":"person","y_min":2,"x_min":1,"y_max":8,"x_max":7},'
+    '{"confidence":0.5,"label":"cat","y_min":0,"x_min":0,"y_max":8,"x_max":8}],"duration":0}'
+)
+
+
+def test_the_reply_is_as_documented(send: Send) -> None:
+    """Byte for byte: best first, whole pixels around the box, only what is as sure as 0.4; with what is left."""
+    response = send()
+    assert response.text == REPLY
+    assert response.content_type == "application/json"
+    assert response.headers["X-Ratelimit-Remaining"] == "59999"
+
+
+def test_boxes_are_whole_pixels_within_the_image(send: Send, detector: FakeDetector) -> None:
+    """However thin a box is, its sides are whole, in the image, and not the same."""
+    boxes = [(0.0, 0.0, 8.0, 8.0), (7.6, 7.6, 7.7, 8.0), (0.0, 3.99, 0.02, 4.01), (1.0, 2.0, 3.0, 4.0)]
+    detector.found = [Detection("cat", box, 0.9) for box in boxes]
+    names = ("x_min", "y_min", "x_max", "y_max")
+    predictions = json.loads(send().data)["predictions"]
+    assert [tuple(p[name] for name in names) for p in predictions] == [
+        (0, 0, 8, 8),
+        (7, 7, 8, 8),
+        (0, 3, 1, 5),
+        (1, 2, 3, 4),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("min_confidence", "scores"),
+    [
+        (None, [0.9, 0.4]),
+        ("0", [0.9, 0.4, 0.07]),
+        ("0.07", [0.9, 0.4, 0.07]),
+        ("0.071", [0.9, 0.4]),
+        ("0.41", [0.9]),
+        ("1", []),
+    ],
+)
+def test_min_confidence_is_a_lower_bound(
+    send: Send, detector: FakeDetector, min_confidence: str | None, scores: list[float]
+) -> None:
+    """From 0 to 1, inclusive, 0.4 if it is not given."""
+    detector.found = [Detection("cat", (0, 0, 8, 8), score) for score in (0.9, 0.4, 0.07)]
+    response = send(**({} if min_confidence is None else {"min_confidence": min_confidence}))
+    assert [prediction["confidence"] for prediction in json.loads(response.data)["predictions"]] == scores
+
+
+@pytest.mark.parametrize(
+    ("authorization", "api_key", "status"),
+    [
+        ("Bearer {}", None, 200),
+        ("Bearer {}", "", 200),
+        (None, "{}", 200),
+        ("Basic YTpi", "{}", 200),
+        ("Bearer {}", "wrong", 200),
+        ("Bearer wrong", "{}", 401),
+        (None, None, 401),
+        (None, "", 401),
+        (None, "wrong", 401),
+        (None, "Bearer {}", 401),
+        (None, "ä.ö.ü", 401),
+    ],
+)
+def test_the_token_comes_in_the_header_or_in_the_form(
+    client: FlaskClient, token: str, authorization: str | None, api_key: str | None, status: int
+) -> None:
+    """The Authorization header decides if it bears a token, the field `api_key` otherwise."""
+    headers = {} if authorization is None else {"Authorization": authorization.format(token)}
+    form: dict[str, Any] = {} if api_key is None else {"api_key": api_key.format(token)}
+    response = client.post(DETECTION, data=form | {"image": (BytesIO(JPEG), "a.jpg")}, headers=headers)
+    assert response.status_code == status
+    if status == 401:
+        fails(response, 401, "You are not authorized.")
+        assert response.headers["WWW-Authenticate"] == "Bearer"
+
+
+def test_it_is_off_by_default(make_app: MakeApp, settings: Settings, detector: FakeDetector) -> None:
+    """Without AUGU_DEEPSTACK=1 there is no such route and no documentation of one."""
+    client = make_app(Settings.from_env({"AUGU_DATA_DIR": str(settings.data_dir)}), detector).test_client()
+    says(client.post(DETECTION), 404, "Not Found", "There is nothing here.")
+    assert DETECTION not in json.loads(client.get("/openapi.json").data)["paths"]
+
+
+def test_a_missing_flag_is_403(client: FlaskClient, add_user: AddUser) -> None:
+    """Both flags of our own endpoint are needed."""
+    for flag in (Flag.IMAGES_OBJECTS, Flag.EXPERIMENTAL):
+        headers = {"Authorization": add_user(f"only-{flag.name}", flag)}
+        response = client.post(DETECTION, headers=headers)
+        fails(
+            response,
+            403,
+            "You do not have the flag required to access this endpoint. "
+            "Please refer to the documentation at /openapi.json for more information.",
+        )
+
+
+def test_an_exhausted_quota_is_429(client: FlaskClient, add_user: AddUser) -> None:
+    """One quota for both endpoints, and the client is told how long to wait."""
+    headers = {"Authorization": add_user(coefficient=1 / 60)}
+    assert client.post(OBJECTS, data=PNG, content_type="image/png", headers=headers).status_code == 200
+    response = client.post(DETECTION, headers=headers)
+    seconds = response.headers["Retry-After"]
+    fails(response, 429, f"You have made too many requests. Please wait {seconds} seconds.")
+    assert 0 < int(seconds) <= 60
+    assert response.headers["X-Retry-After"] == seconds
+    assert response.headers["X-Ratelimit-Remaining"] == "0"
+
+
+def test_a_full_line_is_503(send: Send, service: Service) -> None:
+    """A request that finds the detector's line full is told when to come again, and is not counted."""
+    with full(service):
+        response = send()
+    fails(response, 503, "Too many requests are waiting. Please try again later.")
+    assert response.headers["Retry-After"] == "1"
+    assert response.headers["X-Ratelimit-Remaining"] == "60000"
+
+
+def test_it_is_measured(send: Send, caplog: pytest.LogCaptureFixture) -> None:
+    """Its objects are counted, and its requests have their line in the log, with the user and the route."""
+    caplog.set_level(logging.INFO, "augu_api.requests")
+    before = REGISTRY.get_sample_value("augu_objects_total", {"name": "cat"}) or 0
+    send()
+    assert REGISTRY.get_sample_value("augu_objects_total", {"name": "cat"}) == before + 1
+    [record] = [record for record in caplog.records if record.message == "request"]
+    assert (record.__dict__["route"], record.__dict__["status"]) == (DETECTION, 200)
+    assert record.__dict__["user"]
+
+
+# --- what is refused
+
+
+def scans_of(jpeg: bytes) -> tuple[bytes, list[bytes]]:
+    """A JPEG's header and its scans, each with the tables before it."""
+    at, seam, head, scans = 2, 2, b"", []
+    while jpeg[at + 1] != 0xD9:
+        marker = jpeg[at + 1]
+        at += 2 + int.from_bytes(jpeg[at + 2 : at + 4])
+        if marker in (0xC0, 0xC2):
+            head, seam = jpeg[:at], at
+        elif marker == 0xDA:
+            while jpeg[at] != 0xFF or jpeg[at + 1] == 0:
+                at += 1
+            scans.append(jpeg[seam:at])
+            seam = at
+    return head, scans
+
+
+def repeated(image: Image.Image, count: int) -> bytes:
+    """A progressive JPEG of so many scans: its last one, which adds nothing more, comes again and again."""
+    head, scans = scans_of(file_of(image, "JPEG", progressive=True, subsampling=0))
+    return head + b"".join(scans) + scans[-1] * (count - len(scans)) + b"\xff\xd9"
+
+
+def canvas(width: int, height: int) -> bytes:
+    """An animated WebP that claims such sides and has one small frame."""
+    sides = (width - 1).to_bytes(3, "little") + (height - 1).to_bytes(3, "little")
+    frame = bytes(6) + b"\7\0\0\7\0\0" + bytes(4) + file_of(NAVY, "WEBP", lossless=True)[12:]
+    chunks = {b"VP8X": b"\2\0\0\0" + sides, b"ANIM": bytes(6), b"ANMF": frame}
+    body = b"WEBP" + b"".join(kind + struct.pack("<I", len(chunk)) + chunk for kind, chunk in chunks.items())
+    return b"RIFF" + struct.pack("<I", len(body)) + body
+
+
+CORRUPT, NO_FORMAT = "image: Truncated or corrupt image.", "image: Not an image of an accepted format."
+BAD_NUMBER = "min_confidence: Not a valid number."
+OUT_OF_RANGE = "min_confidence: Must be greater than or equal to 0 and less than or equal to 1."
+BAD = {
+    "no image": (None, {}, "image: Missing."),
+    "an empty image": (b"", {}, "image: Missing."),
+    "a text": (None, {"image": "cat.jpg"}, "image: Not a file."),
+    "not an image": (b"hello", {}, NO_FORMAT),
+    "a GIF": (file_of(NAVY, "GIF"), {}, NO_FORMAT),
+    "a TIFF": (file_of(NAVY, "TIFF"), {}, NO_FORMAT),
+    "an SVG": (b'<svg xmlns="http://www.w3.org/2000/svg"/>', {}, NO_FORMAT),
+    "half a JPEG": (JPEG[:-20], {}, CORRUPT),
+    "half a progressive JPEG": (file_of(NAVY, "JPEG", progressive=True)[:-20], {}, CORRUPT),
+    "a JPEG of tables": (JPEG[:200], {}, CORRUPT),
+    "half a PNG": (PNG[:-20], {}, "image: Truncated PNG image."),
+    "half a WebP": (WEBP[:-20], {}, CORRUPT),
+    "a WebP of another length": (WEBP[:4] + b"\0\0\0\1" + WEBP[8:], {}, CORRUPT),
+    "5 MB of JPEG": (JPEG + bytes(MAX_BYTES), {}, f"image: Larger than {MAX_BYTES} bytes."),
+    "too many scans": (repeated(NAVY, MAX_SCANS + 1), {}, f"image: More than {MAX_SCANS} scans."),
+    "an arithmetic JPEG": (JPEG.replace(b"\xff\xc0", b"\xff\xc9"), {}, "image: A JPEG in arithmetic coding."),
+    "a JPEG of too many pixels": (
+        JPEG.replace(b"\0\x08\0\x08\3", b"\xff\xdc\xff\xdc\3"),
+        {},
+        "image: More than 25000000 pixels: 65500 x 65500.",
+    ),
+    "a WebP of too many pixels": (canvas(65535, 65535), {}, "image: More than 25000000 pixels: 65535 x 65535."),
+    "no number": (JPEG, {"min_confidence": "high"}, BAD_NUMBER),
+    "no confidence": (JPEG, {"min_confidence": ""}, BAD_NUMBER),
+    "a percent": (JPEG, {"min_confidence": "45"}, OUT_OF_RANGE),
+    "below 0": (JPEG, {"min_confidence": "-0.1"}, OUT_OF_RANGE),
+    "two reasons": (b"hello", {"min_confidence": "high"}, f"{NO_FORMAT} {BAD_NUMBER}"),
+    "too many parts": (JPEG, {f"a{n}": "" for n in range(MAX_PARTS)}, "data: The body is too large."),
+    "too long a text": (JPEG, {"a": "a" * (MAX_TEXT + 1)}, "data: The body is too large."),
+    "too long a body": (bytes(MAX_BODY), {}, "data: The body is too large."),
+}
+
+
+@pytest.mark.parametrize(("image", "fields", "reason"), BAD.values(), ids=BAD)
+def test_a_bad_form_is_400_and_says_why(
+    send: Send, detector: FakeDetector, image: bytes | None, fields: dict[str, str], reason: str
+) -> None:
+    """Every bad form is 400 with the field and the reason, in DeepStack's shape."""
+    fails(send(image, **fields), 400, reason)
+    assert not detector.seen
+
+
+def test_not_a_number_is_refused(send: Send) -> None:
+    """No confidence is compared with one that compares with nothing."""
+    for text in ("nan", "inf", "-inf"):
+        assert send(min_confidence=text).status_code == 400
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP"])
+def test_the_bound_on_pixels_is_inclusive(format: str) -> None:
+    """A photo may have as many pixels as are allowed, and not one more."""
+    image = file_of(Image.new("RGB", (8, 7)), format)
+    assert decode_upright(image, 56).size == (8, 7)
+    with pytest.raises(ImageRejected, match="More than 55 pixels: 8 x 7"):
+        decode_upright(image, 55)
+
+
+def test_a_trusted_file_may_be_of_any_format_and_length() -> None:
+    """On the command line, where a photo is a person's own, all that Pillow knows is accepted."""
+    for image in (file_of(NAVY, "GIF"), file_of(NAVY, "TIFF"), JPEG + bytes(MAX_BYTES)):
+        with pytest.raises(ImageRejected):
+            decode_upright(image, 64)
+        assert decode_upright(image, 64, trusted=True).size == (8, 8)
+    with pytest.raises(ImageRejected, match="More than 63 pixels"):
+        decode_upright(JPEG, 63, trusted=True)
+
+
+NOISE = Image.frombytes("RGB", (24, 16), bytes(n * n * 31 % 251 for n in range(24 * 16 * 3)))
+WHOLE = {
+    "baseline": file_of(NOISE, "JPEG"),
+    "progressive": file_of(NOISE, "JPEG", progressive=True),
+    "PNG": file_of(NOISE, "PNG"),
+    "lossy": file_of(NOISE, "WEBP"),
+    "lossless": file_of(NOISE, "WEBP", lossless=True),
+}
+
+
+@pytest.mark.parametrize("whole", WHOLE.values(), ids=WHOLE)
+def test_a_truncated_file_is_never_shown_in_part(whole: bytes) -> None:
+    """Cut anywhere, a file is refused, or has all its pixels when nothing but its end mark is gone."""
+    pixels = decode_upright(whole, 1000).tobytes()
+    for length in range(len(whole) - 2):
+        with pytest.raises(ImageRejected):
+            decode_upright(whole[:length], 1000)
+    for length in (len(whole) - 2, len(whole) - 1):
+        try:
+            assert decode_upright(whole[:length], 1000).tobytes() == pixels
+        except ImageRejected:
+            continue
+
+
+# --- what is seen
+
+
+class Finder(FakeDetector):
+    """Finds what is bright."""
+
+    def detect(self, image: Image.Image) -> list[Detection]:
+        """The box around all bright pixels."""
+        box = image.convert("L").point(lambda value: 255 * (value > 128)).getbbox()
+        assert box
+        x1, y1, x2, y2 = map(float, box)
+        return [Detection("cat", (x1, y1, x2, y2), 0.9)]
+
+
+SCENE = np.zeros((32, 48, 3), np.uint8)
+SCENE[8:16, 16:40] = 255
+BOX = {"x_min": 16, "y_min": 8, "x_max": 40, "y_max": 16}
+STORED = {  # EXIF 2.32, table 6: where the stored row 0 and column 0 are seen
+    1: SCENE,  # top, left
+    2: SCENE[:, ::-1],  # top, right
+    3: SCENE[::-1, ::-1],  # bottom, right
+    4: SCENE[::-1],  # bottom, left
+    5: SCENE.swapaxes(0, 1),  # left, top
+    6: SCENE[:, ::-1].swapaxes(0, 1),  # right, top
+    7: SCENE[::-1, ::-1].swapaxes(0, 1),  # right, bottom
+    8: SCENE[::-1].swapaxes(0, 1),  # left, bottom
+}
+
+
+@pytest.mark.parametrize("format", ["JPEG", "WEBP"])
+@pytest.mark.parametrize("orientation", STORED)
+def test_boxes_are_those_of_the_upright_photo(
+    make_app: MakeApp, settings: Settings, token: str, orientation: int, format: str
+) -> None:
+    """However the camera was held, a box is where a person sees it."""
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    stored = Image.fromarray(np.ascontiguousarray(STORED[orientation]))
+    image = file_of(stored, format, exif=exif, quality=100, **({"lossless": True} if format == "WEBP" else {}))
+    finding = make_app(settings, Finder()).test_client()
+    reply = finding.post(DETECTION, data={"api_key": token, "image": (BytesIO(image), "a")})
+    [prediction] = json.loads(reply.data)["predictions"]
+    assert {side: prediction[side] for side in BOX} == BOX
+
+
+def test_a_broken_tag_does_not_matter() -> None:
+    """A photo is turned even if its EXIF has a tag of the wrong kind beside the orientation."""
+    tags = struct.pack("<HHII", 0x010F, 11, 1, 0) + struct.pack("<HHIHH", ORIENTATION, 3, 1, 6, 0)
+    exif = b"Exif\0\0II*\0" + struct.pack("<IH", 8, 2) + tags + bytes(4)
+    assert decode_upright(file_of(Image.new("RGB", (8, 4)), "JPEG", exif=exif), 100).size == (4, 8)
+    assert decode_upright(file_of(Image.new("RGB", (8, 4)), "WEBP", exif=exif), 100).size == (4, 8)
+
+
+def frames(format: str) -> bytes:
+    """Two images in a file, the first of them brown."""
+    return file_of(BROWN, format, save_all=True, append_images=[Image.new("RGB", (16, 16), "blue")])
+
+
+BROWN = Image.new("RGB", (16, 16), (150, 100, 50))
+FAINT = Image.new("RGBA", (16, 16), (150, 100, 50, 51))
+SEEN = {
+    "PNG": (file_of(BROWN, "PNG"), (150, 100, 50)),
+    "transparent PNG": (file_of(FAINT, "PNG"), (234, 224, 214)),
+    "JPEG": (file_of(BROWN, "JPEG"), (150, 100, 50)),
+    "progressive JPEG": (file_of(BROWN, "JPEG", progressive=True), (150, 100, 50)),
+    "JPEG of as many scans as are allowed": (repeated(BROWN, MAX_SCANS), (150, 100, 50)),
+    "JPEG of two images": (frames("MPO"), (150, 100, 50)),
+    "JPEG with something behind it": (file_of(BROWN, "JPEG") + b"\xff\xda" * 1000, (150, 100, 50)),
+    "JPEG with a comment": (file_of(BROWN, "JPEG", comment=b"\xff\xda\xff\xc9" * 1000), (150, 100, 50)),
+    "grey JPEG": (file_of(BROWN.convert("L"), "JPEG"), (109, 109, 109)),
+    "CMYK JPEG": (file_of(BROWN.convert("CMYK"), "JPEG"), (150, 100, 50)),
+    "WebP": (file_of(BROWN, "WEBP"), (150, 100, 50)),
+    "lossless WebP": (file_of(BROWN, "WEBP", lossless=True), (150, 100, 50)),
+    "transparent WebP": (file_of(FAINT, "WEBP", lossless=True), (234, 224, 214)),
+    "animated WebP": (frames("WEBP"), (150, 100, 50)),
+}
+
+
+@pytest.mark.parametrize(("image", "colour"), SEEN.values(), ids=SEEN)
+def test_every_format_is_seen_in_its_colours(
+    send: Send, detector: FakeDetector, image: bytes, colour: tuple[int, int, int]
+) -> None:
+    """The detector sees RGB, over white where it is transparent, and the first image of several."""
+    assert send(image).status_code == 200
+    [seen] = detector.seen
+    assert (seen.mode, seen.size) == ("RGB", (16, 16))
+    assert np.abs(np.asarray(seen).astype(int) - colour).max() <= 8
+
+
+def test_no_part_of_a_photo_is_kept(
+    client: FlaskClient, token: str, detector: FakeDetector, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A photo larger than what servers keep in memory by default goes to no file and to no log."""
+    caplog.set_level(logging.DEBUG)
+    large = file_of(Image.frombytes("RGB", (700, 700), os.urandom(700 * 700 * 3)), "JPEG", quality=100)
+    assert len(large) > 900_000
+    body = multipart(large, 'name="image"; filename="a.jpg"', "image/jpeg")
+    headers = {"Authorization": f"Bearer {token}"}
+    client.get("/session", headers=headers)  # opens the database
+    with watched_files() as opened:
+        assert client.post(DETECTION, data=body, content_type=MULTIPART, headers=headers).status_code == 200
+    assert detector.seen
+    assert not opened
+    assert repr(large[1000:1020])[2:-1] not in caplog.text
+
+
+# --- what cannot harm
+
+LARGE = Image.new("RGB", (5000, 5000), (90, 120, 30))
+MB = 2**20
+
+
+def form(body: bytes, name: str = "image") -> bytes:
+    return b'--b\r\nContent-Disposition: form-data; name="%b"; filename="a"\r\n\r\n%b\r\n--b--\r\n' % (
+        name.encode(),
+        body,
+    )
+
+
+def tags(count: int) -> bytes:
+    """EXIF of many tags that are all of its length."""
+    entries = b"".join(struct.pack("<HHII", tag, 7, MB, 0) for tag in range(1, count + 1))
+    return b"II*\0" + struct.pack("<IH", 8, count) + entries + bytes(MB)
+
+
+def photos() -> Iterator[tuple[str, bytes, int]]:
+    """Files that take long where they are taken as they are."""
+    head, rest = JPEG[:2], JPEG[2:]
+    yield "a JPEG of many passes", repeated(LARGE, MAX_SCANS), 200
+    yield "a JPEG of more passes", repeated(LARGE, 20 * MAX_SCANS), 400
+    yield "a JPEG of absurd sides", BAD["a JPEG of too many pixels"][0] or b"", 400
+    yield "a JPEG of a million texts", head + b"\xff\xfe\0\2" * (MB + 200_000) + rest, 400
+    yield (
+        "a JPEG of as many as are read",
+        head + (b"\xff\xe1\0\x2aExif\0\0" + bytes(34)) * (MAX_CHUNKS - 50) + rest,
+        200,
+    )
+    yield "a JPEG of fill bytes", head + b"\xff" * (MAX_BYTES - 2000) + rest, 200
+    yield "a JPEG of no markers", head + b"\xff\0" * (MAX_BYTES // 2 - 2000), 400
+    yield "a WebP of 25 million pixels", file_of(LARGE, "WEBP", lossless=True, method=0), 200
+    yield "a transparent WebP", file_of(LARGE.convert("RGBA"), "WEBP", lossless=True, method=0, exact=True), 200
+    yield "a WebP of absurd sides", canvas(65535, 65535), 400
+    yield "a WebP of an absurd canvas", canvas(2**24, 2**24), 400
+    yield "a WebP of many tags", file_of(NAVY, "WEBP", exif=tags(65_000)), 200
+
+
+def cases(token: str) -> dict[str, Case]:
+    """All of that, and forms from a caller whom nobody knows."""
+    known: dict[str, str | bytes] = {"Authorization": f"Bearer {token}"}
+    part = b'--b\r\nContent-Disposition: form-data; name="a"%b\r\n\r\nb\r\n'
+    anonymous = {
+        "9 MB": (form(bytes(9 * MB)), 400),
+        "8 MB": (form(bytes(8 * MB - 200)), 401),
+        "8 MB of line breaks": (form(b"\r\n" * (4 * MB - 200)), 401),
+        "8 MB of boundaries": (form(b"\r\n--b " * (MB + 200_000)), 400),
+        "8 MB before a boundary": (b"\r\n--" * (2 * MB - 200), 400),
+        "8 MB of headers": (b"--b\r\n" + b"a\r\n" * (2 * MB), 400),
+        "8 MB of options": (part % (b";a=b" * (2 * MB - 200)), 400),
+        "headers in each part": (part % (b"\r\na" * 20_000) * 100, 400),
+        "many parts": (part % b"" * 20_000, 400),
+        "no boundary": (b"--c\r\n" * MB, 400),
+    }
+    found = {f"photo {name}": Case(request(form(image), known), status) for name, image, status in photos()}
+    found |= {f"nobody's {name}": Case(request(body), status) for name, (body, status) in anonymous.items()}
+    urlencoded = {"Content-Type": "application/x-www-form-urlencoded"}
+    fields = b"a=b&" * (2 * MB - 200) + b"api_key=" + token.encode()
+    found["nobody's fields"] = Case(request(fields, urlencoded), 401)
+    found["fields"] = Case(request(fields, known | urlencoded), 400)
+    return found
+
+
+def request(body: bytes, headers: dict[str, Any] | None = None) -> bytes:
+    fields = {"Content-Type": "multipart/form-data; boundary=b", "Content-Length": str(len(body))}
+    return raw(f"POST {DETECTION} HTTP/1.1", fields | (headers or {}), body)
+
+
+def test_hostile_forms_are_answered_soon(server: Server) -> None:
+    """Each in under two seconds, in DeepStack's shape, and the worker lives on with a quiet log."""
+    token = add(server, coefficient=1000)
+    assert ask(server.port, Case(request(form(JPEG), {"Authorization": f"Bearer {token}"}), 200))[0] == 200
+    (worker,) = server.workers
+    wrong = {}
+    for name, case in cases(token).items():
+        status, body, seconds = ask(server.port, case)
+        if status != case.status or json.loads(body)["success"] is not (status == 200) or seconds >= SECONDS:
+            wrong[name] = status, body[:200], seconds
+    assert not wrong, "\n".join(f"{name}: {what}" for name, what in wrong.items())
+    assert server.workers == [worker]
+    assert all(json.loads(line)["level"] == "INFO" for line in server.log.read_text().splitlines() if line[0] == "{")
+    assert "Warning" not in server.log.read_text()
