@@ -317,11 +317,12 @@ def evaluate_weights(name: str, images: Path, annotations: Path, pictures: Path 
     evaluation = optional("evaluate").Evaluation(images, annotations)
     with click.progressbar(evaluation.photos(), label=f"Evaluating {name}", file=sys.stderr) as bar:
         evaluation.run(detector.detect, bar)
+    results = evaluation.summary | evaluation.at_likely()
     if as_json:
         by = {"by_category": evaluation.by_category(), "calibration": [b._asdict() for b in evaluation.calibration()]}
-        click.echo(json.dumps(detector.facts | evaluation.summary | by, indent=2))
+        click.echo(json.dumps(detector.facts | results | by, indent=2))
     else:
-        for rows in ([evaluation.summary], evaluation.by_category(), [b._asdict() for b in evaluation.calibration()]):
+        for rows in ([results], evaluation.by_category(), [b._asdict() for b in evaluation.calibration()]):
             click.echo(tabulate(rows, headers="keys", floatfmt=".3f") + "\n")
     if pictures:
         pictures.mkdir(parents=True, exist_ok=True)
@@ -337,13 +338,13 @@ def evaluate_weights(name: str, images: Path, annotations: Path, pictures: Path 
 @click.option("--validation-images", type=a_folder, help="The folder of other photos, to choose the best weights by.")
 @click.option("--validation-annotations", type=a_file, help="Their boxes; without, one photo of ten is held out.")
 @click.option("--output", type=click.Path(file_okay=False, path_type=Path), required=True, help="The model's folder.")
-@click.option("--steps", type=click.IntRange(1), default=1000, show_default=True)
+@click.option("--steps", type=click.IntRange(1), default=400, show_default=True)
 @click.option("--batch", type=click.IntRange(1), default=16, show_default=True, help="Photos a step.")
 @click.option("--optimizer", type=click.Choice(["adamw", "sgd"]), default="adamw", show_default=True)
 @click.option("--rate", type=float, default=2e-4, show_default=True, help="The learning rate of the second stage.")
 @click.option("--trunk-rate", type=float, default=5e-5, show_default=True, help="That of all before it.")
 @click.option("--freeze", multiple=True, metavar="PART", help="Leave this part as it is: backbone, rpn or roi_heads.")
-@click.option("--validate", type=click.IntRange(1), default=250, show_default=True, help="Steps between validations.")
+@click.option("--validate", type=click.IntRange(1), default=100, show_default=True, help="Steps between validations.")
 @click.option("--patience", type=click.IntRange(1), default=5, show_default=True, help="Validations without a better.")
 @click.option("--seed", type=int, default=0, show_default=True)
 def train_weights(

@@ -1,5 +1,6 @@
 """The engines run the same model: torchvision's module and its export."""
 
+import json
 import shutil
 import subprocess
 from dataclasses import replace
@@ -10,6 +11,7 @@ import onnx
 import pytest
 import torch
 import torchvision.models.detection
+from numpy.typing import NDArray
 from PIL import Image
 from skimage import data
 from torch import nn
@@ -17,7 +19,7 @@ from torch import nn
 from augu_api.config import Settings
 from augu_api.detection import ModelUnavailable
 from augu_api.detection.catalogue import PUBLISHED, Model, find, sha256_of
-from augu_api.detection.engines import Engine, Found, load
+from augu_api.detection.engines import Engine, Found, _shared, load
 from augu_api.detection.export import export, trace, verify
 from augu_api.detection.onnx import OnnxEngine
 from augu_api.detection.torchvision import TorchvisionEngine, build, run
@@ -200,3 +202,68 @@ def test_found_is_what_the_export_returns(engines: tuple[Engine, Engine]) -> Non
         boxes, labels, scores = engine.find(np.zeros((480, 640, 3), np.uint8))
         assert (boxes.shape, labels.shape, scores.shape) == ((0, 4), (0,), (0,))
     assert Found._fields == ("boxes", "labels", "scores")
+
+
+class FixedEngine(Engine):
+    """Finds a dog where a cat is, and another cat far away."""
+
+    engine = "none"
+    raw = 0.8, 0.7, 0.6
+
+    def find(self, pixels: NDArray[np.uint8]) -> Found:
+        boxes = np.array([[10, 10, 60, 60], [11, 10, 60, 61], [100, 100, 150, 150]], np.float32)
+        return Found(boxes, np.array([1, 2, 1]), np.array(self.raw, np.float32))
+
+
+def boxes_of(*rows: list[float]) -> NDArray[np.float32]:
+    return np.array(rows, np.float32).reshape(-1, 4)
+
+
+BOX, NEAR, OTHER = [10.0, 10.0, 110.0, 110.0], [12.0, 10.0, 112.0, 110.0], [40.0, 10.0, 140.0, 110.0]
+SHARED = {
+    "two names of a box": ([BOX, NEAR], [1, 2], [0.7, 0.6], [0.7, 0.3]),
+    "the other way round": ([NEAR, BOX], [2, 1], [0.6, 0.7], [0.3, 0.7]),
+    "three names of a box": ([BOX, NEAR, BOX], [1, 2, 3], [0.9, 0.6, 0.05], [0.9, 0.1, 0.05]),
+    "too little to take away": ([BOX, NEAR], [1, 2], [0.7, 0.2], [0.7, 0.2]),
+    "nothing sure": ([BOX, NEAR], [1, 2], [0.5, 0.45], [0.5, 0.45]),
+    "the same name": ([BOX, NEAR], [1, 1], [0.7, 0.6], [0.7, 0.6]),
+    "other boxes": ([BOX, OTHER], [1, 2], [0.7, 0.6], [0.7, 0.6]),
+    "one": ([BOX], [1], [0.7], [0.7]),
+    "none": ([], [], [], []),
+}
+
+
+@pytest.mark.parametrize(("boxes", "labels", "scores", "expected"), SHARED.values(), ids=SHARED)
+def test_names_of_a_box_share_its_score(
+    boxes: list[list[float]], labels: list[int], scores: list[float], expected: list[float]
+) -> None:
+    """What is surely one thing leaves to another name in nearly the same box only the rest of 1."""
+    shared = _shared(boxes_of(*boxes), np.array(labels, np.int64), np.array(scores))
+    assert shared.tolist() == pytest.approx(expected)
+
+
+def test_scores_are_calibrated_before_they_are_shared(settings: Settings) -> None:
+    """The calibration's lines say what a score is worth; then names share a box, and the best comes first."""
+    model = replace(find("bundled", settings), names=["background", "cat", "dog"])
+    photo = Image.new("RGB", (200, 200))
+    as_found = FixedEngine(replace(model, calibration=[])).detect(photo)
+    assert [(d.name, round(d.score, 6)) for d in as_found] == [("cat", 0.8), ("cat", 0.6), ("dog", 0.2)]
+    halved = FixedEngine(replace(model, calibration=[[0, 0], [0.5, 0.25], [1, 1]])).detect(photo)
+    assert [(d.name, round(d.score, 6)) for d in halved] == [("cat", 0.7), ("cat", 0.4), ("dog", 0.3)]
+
+
+@pytest.mark.parametrize("engine", ["onnx", "torchvision"])
+def test_a_model_says_how_its_scores_are_calibrated(model: Model, engine: str) -> None:
+    """With a calibration in model.json both engines give what its lines make of the scores without one."""
+    points, found = [[0, 0], [0.5, 0.25], [1, 1]], {}
+    path = model.folder / "model.json"
+    facts = json.loads(path.read_text())
+    for name, calibration in (("without", []), ("with", points)):
+        path.write_text(json.dumps(facts | {"calibration": calibration}))
+        loaded = load(settings_for(model.folder, engine))
+        assert isinstance(loaded, Engine)
+        raw = loaded.find(np.asarray(PHOTOS["coffee"]))
+        scores = np.interp(raw.scores, *np.array(calibration or [[0, 0], [1, 1]]).T)
+        found[name] = [d.score for d in loaded.detect(PHOTOS["coffee"])]
+        assert found[name] == pytest.approx(sorted(_shared(raw.boxes, raw.labels, scores), reverse=True))
+    assert found["with"][0] == pytest.approx(float(np.interp(found["without"][0], *np.array(points).T)))

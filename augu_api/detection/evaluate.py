@@ -1,0 +1,212 @@
+"""How good a detector is: COCO's average precision on photos with boxes, in numbers and pictures."""
+
+import io
+import json
+from collections.abc import Callable, Iterable
+from contextlib import redirect_stdout
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from numpy.typing import NDArray
+from PIL import Image
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+from scipy.optimize import isotonic_regression
+
+from augu_api.detection import Detection, ModelUnavailable
+from augu_api.drawing import annotate
+
+STEPS = 20  # of the score, of which each is a point before they are joined
+BINS = np.linspace(0, 1, 11)  # of the score
+SHOWN = 9  # photos that it got most wrong
+LIKELY = 0.5  # the score that the API asks for if nothing else is said
+SIZES = {"small": "below 32 x 32 pixels", "medium": "to 96 x 96", "large": "above"}
+
+Detect = Callable[[Image.Image], list[Detection]]
+
+
+class Bin(NamedTuple):
+    """Boxes whose score lies in a range: how many, their mean score, and the part that is right (IoU 0.5)."""
+
+    boxes: int
+    score: float
+    right: float
+
+
+class Evaluation:
+    """COCO's evaluation of what a detector found in photos with boxes.
+
+    Source: https://cocodataset.org/#detection-eval, by its own pycocotools. Raises ModelUnavailable.
+    """
+
+    def __init__(self, images: Path, annotations: Path) -> None:
+        try:
+            self.truth = _truth(annotations)
+            self.names = {category["name"]: category["id"] for category in self.truth.dataset["categories"]}
+            self.files = {image["id"]: images / image["file_name"] for image in self.truth.dataset["images"]}
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ModelUnavailable(f"{annotations} is not a file in COCO's format: {error!r}.") from error
+        if not self.files:
+            raise ModelUnavailable(f"{annotations} names no photos.")
+        check_present(self.files.values())
+        self.found: dict[int, list[Detection]] = {}
+
+    def photos(self) -> list[tuple[int, Path]]:
+        """The id and the file of each photo."""
+        return list(self.files.items())
+
+    def run(self, detect: Detect, photos: Iterable[tuple[int, Path]] | None = None) -> "Evaluation":
+        """Detect in every photo, and compare."""
+        for id, path in photos or self.photos():
+            with Image.open(path) as photo:
+                self.found[id] = [d for d in detect(photo.convert("RGB")) if d.name in self.names]
+        self._compare()
+        return self
+
+    def _compare(self) -> None:
+        rows = [
+            {"image_id": id, "category_id": self.names[d.name], "bbox": [x1, y1, x2 - x1, y2 - y1], "score": d.score}
+            for id, found in self.found.items()
+            for d in found
+            for x1, y1, x2, y2 in [d.box]
+        ]
+        with redirect_stdout(io.StringIO()):
+            self.coco: Any = COCOeval(self.truth, self.truth.loadRes(rows) if rows else COCO(), "bbox")
+            self.coco.params.imgIds = list(self.found)
+            self.coco.evaluate()
+            self.coco.accumulate()
+            self.coco.summarize()
+
+    @property
+    def summary(self) -> dict[str, float]:
+        """AP over IoU 0.5 to 0.95, at 0.5 and 0.75, and by the size of the objects; -1 where there are none."""
+        return dict(zip(("AP", "AP50", "AP75", *SIZES), map(float, self.coco.stats[:6]), strict=True))
+
+    def by_category(self) -> list[dict[str, Any]]:
+        """AP and AP50 of each category that has objects, best first."""
+        precision = self.coco.eval["precision"][:, :, :, 0, -1]  # (thresholds, recalls, categories)
+        there = [one for one in self.truth.anns.values() if one["image_id"] in self.found and not one["iscrowd"]]
+        rows = []
+        for at, id in enumerate(self.coco.params.catIds):
+            objects = sum(1 for one in there if one["category_id"] == id)
+            if objects:
+                ap, ap50 = precision[:, :, at].mean(), precision[0, :, at].mean()
+                rows.append({"name": self.truth.cats[id]["name"], "objects": objects, "AP": ap, "AP50": ap50})
+        return sorted(rows, key=lambda row: -row["AP"])
+
+    def judged(self) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+        """Every box that counts: its score, and whether it is right (an object of its name overlaps it by half)."""
+        all_sizes = self.coco.params.areaRng[0]
+        parts = [part for part in self.coco.evalImgs if part and part["aRng"] == all_sizes]
+        scores = [np.asarray(part["dtScores"])[~part["dtIgnore"][0]] for part in parts]
+        right = [(part["dtMatches"][0] > 0)[~part["dtIgnore"][0]] for part in parts]
+        return np.concatenate([*scores, np.zeros(0)]), np.concatenate([*right, np.zeros(0, bool)])
+
+    def calibration(self) -> list[Bin]:
+        """What boxes of each tenth of the score are worth; empty tenths are left out."""
+        scores, right = self.judged()
+        at = np.digitize(scores, BINS[1:-1])
+        members = [at == tenth for tenth in range(len(BINS) - 1)]
+        return [Bin(int(m.sum()), float(scores[m].mean()), float(right[m].mean())) for m in members if m.any()]
+
+    def at_likely(self) -> dict[str, float]:
+        """Precision and recall of the boxes that the API returns if nothing else is said, and the calibration error.
+
+        The error is the mean distance of a score from how often it is right, over all boxes, by tenths of the score
+        (Naeini et al., 2015, Obtaining well calibrated probabilities using Bayesian binning).
+        """
+        scores, right = self.judged()
+        likely, bins = right[scores >= LIKELY], self.calibration()
+        objects = sum(row["objects"] for row in self.by_category())
+        error = sum(b.boxes * abs(b.score - b.right) for b in bins) / max(1, len(scores))
+        precision, recall = likely.sum() / max(1, len(likely)), likely.sum() / max(1, objects)
+        return {"precision at 50": float(precision), "recall at 50": float(recall), "calibration error": float(error)}
+
+    def calibrate(self) -> list[list[float]]:
+        """Points (score, how often such a box is right) of a rising line, by isotonic regression.
+
+        Source: Zadrozny and Elkan, 2002, Transforming classifier scores into accurate multiclass probability estimates.
+        """
+        scores, right = self.judged()
+        at = np.floor(scores * STEPS).clip(max=STEPS - 1)
+        members = [at == step for step in np.unique(at)]
+        points = np.array([(scores[m].mean(), right[m].mean(), m.sum()) for m in members]).reshape(-1, 3)
+        blocks = isotonic_regression(points[:, 1], weights=points[:, 2]).blocks
+        joined = [np.average(points[a:b], axis=0, weights=points[a:b, 2]) for a, b in pairwise(blocks)]
+        return [[0.0, 0.0], *([round(float(s), 4), round(float(r), 4)] for s, r, _ in joined), [1.0, 1.0]]
+
+    def draw_curves(self, path: Path) -> None:
+        """Precision over recall, and how often a score is right."""
+        figure = Figure(figsize=(10, 4.5), layout="constrained")
+        left, right = figure.subplots(1, 2)
+        precision, recalls = self.coco.eval["precision"][:, :, :, 0, -1], self.coco.params.recThrs
+        for at, label in ((0, "IoU 0.5"), (5, "IoU 0.75")):
+            present = precision[at][:, (precision[at] >= 0).all(0)]
+            if present.size:
+                left.plot(recalls, present.mean(1), label=label)
+        left.set(xlabel="recall", ylabel="precision, mean of the categories", xlim=(0, 1), ylim=(0, 1))
+        if left.lines:
+            left.legend()
+        bins = self.calibration()
+        right.plot([0, 100], [0, 100], color="lightgrey")
+        right.scatter([100 * b.score for b in bins], [100 * b.right for b in bins], [8 + b.boxes / 5 for b in bins])
+        right.set(xlabel="score", ylabel="boxes that are right, %", xlim=(0, 100), ylim=(0, 100))
+        figure.savefig(path, dpi=80)
+
+    def draw_worst(self, path: Path) -> None:
+        """The photos with the most mistakes: what was found in colours, what was missed in dashes."""
+        worst = sorted(self.found, key=self._mistakes, reverse=True)[:SHOWN]
+        figure = Figure(figsize=(12, 12), layout="constrained")
+        axes = figure.subplots(3, 3).flat
+        for axis, id in zip(axes, worst, strict=False):
+            with Image.open(self.files[id]) as photo:
+                axis.imshow(annotate(photo.convert("RGB"), [d for d in self.found[id] if d.score >= LIKELY]))
+            for x, y, width, height in (self.truth.anns[one]["bbox"] for one in self._missed(id)):
+                axis.add_patch(Rectangle((x, y), width, height, fill=False, color="white", linestyle="--"))
+            axis.set_title(f"{self.files[id].name}: {self._mistakes(id)} mistakes", fontsize=8)
+        for axis in figure.axes:
+            axis.set_axis_off()
+        figure.savefig(path, dpi=60)
+
+    def _parts(self, id: int) -> list[Any]:
+        all_sizes = self.coco.params.areaRng[0]
+        return [p for p in self.coco.evalImgs if p and p["image_id"] == id and p["aRng"] == all_sizes]
+
+    def _missed(self, id: int) -> list[int]:
+        """The objects that no likely box found."""
+        missed: list[int] = []
+        for part in self._parts(id):
+            likely = set(np.asarray(part["dtIds"])[np.asarray(part["dtScores"]) >= LIKELY])
+            by = zip(part["gtIds"], part["gtMatches"][0], part["gtIgnore"], strict=True)
+            missed += [int(one) for one, box, ignored in by if not ignored and box not in likely]
+        return missed
+
+    def _mistakes(self, id: int) -> int:
+        """Likely boxes that are wrong, and objects that were missed."""
+        wrong = 0
+        for part in self._parts(id):
+            likely = np.asarray(part["dtScores"]) >= LIKELY
+            wrong += int((likely & (part["dtMatches"][0] == 0) & ~part["dtIgnore"][0].astype(bool)).sum())
+        return wrong + len(self._missed(id))
+
+
+def check_present(photos: Iterable[Path]) -> None:
+    """Raise ModelUnavailable if photos are missing."""
+    if absent := [photo for photo in photos if not photo.is_file()]:
+        raise ModelUnavailable(f"{len(absent)} photos are missing, {absent[0]} for one.")
+
+
+def _truth(annotations: Path) -> COCO:
+    """What a file says, of each box also what pycocotools needs beside its place and category."""
+    truth = COCO()
+    truth.dataset = json.loads(annotations.read_text())
+    for number, one in enumerate(truth.dataset["annotations"], 1):  # pycocotools takes the id 0 for none
+        _, _, width, height = one["bbox"]
+        one |= {"id": number, "area": one.get("area", width * height), "iscrowd": one.get("iscrowd", 0)}
+    with redirect_stdout(io.StringIO()):
+        truth.createIndex()
+    return truth

@@ -1,0 +1,348 @@
+"""Measuring a detector on photos with boxes."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+from PIL import Image
+from skimage import data
+
+from augu_api.cli import main
+from augu_api.detection import Detection, ModelUnavailable
+from augu_api.detection.evaluate import Bin, Detect, Evaluation
+
+Box = tuple[int, int, int, int]
+NAMES = {3: "cat", 9: "dog"}
+CATS: list[Box] = [(10, 10, 60, 60), (100, 20, 160, 90), (20, 100, 90, 190)]  # x1, y1, x2, y2
+DOGS: list[Box] = [(110, 110, 190, 190)]
+SIDE = 200
+
+
+def annotation(category: int, box: Box, photo: int = 0, **facts: object) -> dict[str, object]:
+    """What COCO's format must say of a box."""
+    x1, y1, x2, y2 = box
+    return {"image_id": photo, "category_id": category, "bbox": [x1, y1, x2 - x1, y2 - y1]} | facts
+
+
+BOXES = [annotation(3, box) for box in CATS] + [annotation(9, box, 1) for box in DOGS]
+
+
+def write_set(folder: Path, boxes: list[dict[str, object]], photos: int = 2) -> Path:
+    """Grey photos, of which each is a little lighter than the one before, and these boxes."""
+    folder.mkdir(exist_ok=True)
+    images = []
+    for number in range(photos):
+        Image.new("RGB", (SIDE, SIDE), (number, number, number)).save(folder / f"{number}.png")
+        images.append({"id": number, "file_name": f"{number}.png"})
+    numbered = [{"id": number} | box for number, box in enumerate(boxes)]
+    categories = [{"id": id, "name": name} for id, name in NAMES.items()]
+    path = folder / "boxes.json"
+    path.write_text(json.dumps({"images": images, "annotations": numbered, "categories": categories}))
+    return path
+
+
+def evaluation_of(folder: Path, detect: Detect, boxes: list[dict[str, object]] = BOXES, photos: int = 2) -> Evaluation:
+    """The evaluation of a detector on grey photos with these boxes."""
+    return Evaluation(folder, write_set(folder, boxes, photos)).run(detect)
+
+
+def finding(*found: list[Detection]) -> Detect:
+    """A detector that finds this in the first photos, which it tells apart by their grey, and nothing in others."""
+    return lambda photo: dict(enumerate(found)).get(photo.getpixel((0, 0))[0], [])  # type: ignore[index]
+
+
+def detections(name: str, boxes: list[Box], score: float = 0.9) -> list[Detection]:
+    return [Detection(name, box, score) for box in boxes]
+
+
+ALL = finding(detections("cat", CATS), detections("dog", DOGS))
+NOTHING = finding()
+ONE = pytest.approx(1)
+
+
+def test_all_found(tmp_path: Path) -> None:
+    """Who returns the true boxes has an AP of 1, in all and for each category, whatever the ids of the boxes are."""
+    evaluation = evaluation_of(tmp_path, ALL)
+    assert evaluation.summary == {"AP": ONE, "AP50": ONE, "AP75": ONE, "small": -1, "medium": ONE, "large": -1}
+    cat, dog = sorted(evaluation.by_category(), key=lambda row: str(row["name"]))
+    assert cat == {"name": "cat", "objects": 3, "AP": ONE, "AP50": ONE}
+    assert dog == {"name": "dog", "objects": 1, "AP": ONE, "AP50": ONE}
+    assert evaluation.calibration() == [Bin(4, pytest.approx(0.9), 1.0)]
+
+
+def test_nothing_found(tmp_path: Path) -> None:
+    """Who finds nothing has an AP of 0, and each object is a mistake."""
+    evaluation = evaluation_of(tmp_path, NOTHING)
+    assert evaluation.summary == {"AP": 0, "AP50": 0, "AP75": 0, "small": -1, "medium": 0, "large": -1}
+    assert [(row["name"], row["AP"]) for row in evaluation.by_category()] == [("cat", 0), ("dog", 0)]
+    assert (evaluation.calibration(), evaluation.calibrate()) == ([], [[0.0, 0.0], [1.0, 1.0]])
+    assert [evaluation._mistakes(photo) for photo in (0, 1)] == [3, 1]
+
+
+def test_some_found(tmp_path: Path) -> None:
+    """One category found and the other not: the AP is their mean, and the best category comes first."""
+    evaluation = evaluation_of(tmp_path, finding(detections("dog", DOGS), detections("dog", DOGS)))
+    assert evaluation.summary["AP"] == pytest.approx(0.25)  # of two dogs, equally sure, the first is none
+    assert [(row["name"], row["AP"]) for row in evaluation.by_category()] == [("dog", pytest.approx(0.5)), ("cat", 0)]
+
+
+def test_a_box_that_is_a_little_off(tmp_path: Path) -> None:
+    """A box that overlaps by 0.6 is right at IoU 0.5 and wrong at 0.75."""
+    found = finding(detections("cat", [(0, 0, 100, 60)]))
+    evaluation = evaluation_of(tmp_path, found, [annotation(3, (0, 0, 100, 100))], 1)
+    assert (evaluation.summary["AP50"], evaluation.summary["AP75"]) == (ONE, 0)
+    assert evaluation.summary["AP"] == pytest.approx(0.3)  # 0.5, 0.55 and 0.6 of ten
+
+
+def test_other_names_are_left_out(tmp_path: Path) -> None:
+    """Boxes of names that the set does not have are neither right nor wrong."""
+    evaluation = evaluation_of(tmp_path, lambda photo: [Detection("unicorn", (0, 0, 200, 200), 0.99), *ALL(photo)])
+    assert evaluation.summary["AP"] == ONE
+    assert {d.name for found in evaluation.found.values() for d in found} == {"cat", "dog"}
+
+
+def test_crowds_are_neither_right_nor_wrong(tmp_path: Path) -> None:
+    """What lies in a crowd counts as nothing, and a crowd need not be found."""
+    boxes = [*BOXES, annotation(3, (110, 110, 200, 200), iscrowd=1)]
+    crowded = detections("cat", [(110, 110, 150, 150), (140, 140, 200, 200)], 0.95)
+    for detect in (ALL, finding([*crowded, *detections("cat", CATS)], detections("dog", DOGS))):
+        evaluation = evaluation_of(tmp_path, detect, boxes)
+        assert evaluation.summary["AP"] == ONE
+        assert evaluation.by_category()[0]["objects"] == 3
+        assert evaluation.judged()[0].tolist() == pytest.approx([0.9] * 4)
+        assert [evaluation._mistakes(photo) for photo in (0, 1)] == [0, 0]
+
+
+def test_only_the_photos_that_are_run_count(tmp_path: Path) -> None:
+    """A part of the photos can be measured; what lies in the others is not counted."""
+    evaluation = Evaluation(tmp_path, write_set(tmp_path, BOXES))
+    evaluation.run(ALL, evaluation.photos()[:1])
+    assert evaluation.summary["AP"] == ONE
+    assert evaluation.by_category() == [{"name": "cat", "objects": 3, "AP": ONE, "AP50": ONE}]
+
+
+def test_photos_are_given_in_rgb(tmp_path: Path) -> None:
+    """A detector gets every photo in RGB, of whatever kind its file is."""
+    path = write_set(tmp_path, BOXES)
+    Image.new("LA", (SIDE, SIDE)).save(tmp_path / "0.png")
+    seen: list[Image.Image] = []
+    Evaluation(tmp_path, path).run(lambda photo: seen.append(photo) or [])  # type: ignore[func-returns-value]
+    assert [photo.mode for photo in seen] == ["RGB", "RGB"]
+
+
+# --- calibration
+
+
+def grid(number: int) -> list[Box]:
+    """So many boxes beside each other, at most 100."""
+    return [(x, y, x + 16, y + 16) for y in range(0, 200, 20) for x in range(0, 200, 20)][:number]
+
+
+def half_right(box: Box, right: bool) -> Box:
+    x1, y1, x2, y2 = box
+    return box if right else (x1 + 16, y1 + 16, x2 + 16, y2 + 16)
+
+
+def calibrated(folder: Path, parts: dict[float, float]) -> Callable[[float], float]:
+    """The line for a detector of which 20 boxes have each score, and such a part of them is right."""
+    boxes, found = grid(20 * len(parts)), []
+    for at, box in enumerate(boxes):
+        score, right = list(parts.items())[at // 20]
+        found.append(Detection("cat", half_right(box, at % 20 < round(20 * right)), score))
+    evaluation = evaluation_of(folder, finding(found), [annotation(3, box) for box in boxes], 1)
+    points = evaluation.calibrate()
+    assert (points[0], points[-1]) == ([0.0, 0.0], [1.0, 1.0])
+    assert points == sorted(points)
+    assert [p for _, p in points] == sorted(p for _, p in points)
+    scores, chances = np.array(points).T
+    return lambda score: float(np.interp(score, scores, chances))
+
+
+def test_a_score_becomes_how_often_it_is_right(tmp_path: Path) -> None:
+    """Scores of 0.8 that are right half of the time are worth 0.5; between them a line is drawn."""
+    assert calibrated(tmp_path, {0.8: 0.5})(0.8) == pytest.approx(0.5)
+    worth = calibrated(tmp_path, {0.2: 0.1, 0.6: 0.2, 0.9: 0.7})
+    assert [worth(score) for score in (0.2, 0.6, 0.9)] == pytest.approx([0.1, 0.2, 0.7])
+    assert worth(0.4) == pytest.approx(0.15)
+
+
+def test_a_calibration_never_falls(tmp_path: Path) -> None:
+    """Where a higher score is right less often, both are worth their mean, so that no order changes."""
+    worth = calibrated(tmp_path, {0.3: 0.6, 0.7: 0.4, 0.9: 0.8})
+    assert worth(0.5) == pytest.approx(0.5)
+    assert worth(0.9) == pytest.approx(0.8)
+
+
+def test_what_each_tenth_of_the_score_is_worth(tmp_path: Path) -> None:
+    """The bins count boxes, their mean score and how many are right; empty ones are left out."""
+    boxes = grid(4)
+    found = [Detection("cat", half_right(box, at < 3), 0.92 + 0.02 * at) for at, box in enumerate(boxes)]
+    found.append(Detection("cat", (150, 150, 190, 190), 0.05))
+    evaluation = evaluation_of(tmp_path, finding(found), [annotation(3, box) for box in boxes], 1)
+    assert evaluation.calibration() == [
+        Bin(1, pytest.approx(0.05), 0.0),
+        Bin(4, pytest.approx(0.95), pytest.approx(0.75)),
+    ]
+
+
+def test_what_the_api_would_return(tmp_path: Path) -> None:
+    """Precision and recall are those of boxes with a score of 0.5 and more, the error that of all scores."""
+    found = [
+        *detections("cat", CATS[:1], 0.8),
+        *detections("cat", [half_right(CATS[0], False), (0, 0, 9, 9)], 0.5),  # near the cat, and nowhere
+        *detections("cat", CATS[1:2], 0.4),
+    ]
+    evaluation = evaluation_of(tmp_path, finding(found))
+    assert evaluation.at_likely() == {
+        "precision at 50": pytest.approx(1 / 3),
+        "recall at 50": pytest.approx(1 / 4),  # three cats and a dog
+        "calibration error": pytest.approx((0.2 + 0.5 + 0.5 + 0.6) / 4),
+    }
+    nothing = evaluation_of(tmp_path, NOTHING, [])
+    assert nothing.at_likely() == {"precision at 50": 0, "recall at 50": 0, "calibration error": 0}
+
+
+# --- pictures
+
+
+@pytest.mark.parametrize("detect", [ALL, NOTHING], ids=["all found", "nothing found"])
+@pytest.mark.parametrize("boxes", [BOXES, []], ids=["objects", "no objects"])
+@pytest.mark.parametrize("photos", [2, 12])
+def test_pictures(tmp_path: Path, detect: Detect, boxes: list[dict[str, object]], photos: int) -> None:
+    """Both pictures can be drawn of every evaluation, and opened."""
+    evaluation = evaluation_of(tmp_path, detect, boxes, photos)
+    for draw, path in ((evaluation.draw_curves, tmp_path / "a.png"), (evaluation.draw_worst, tmp_path / "b.png")):
+        draw(path)
+        with Image.open(path) as picture:
+            assert picture.format == "PNG"
+            assert min(picture.size) > 300
+            assert len(picture.convert("RGB").getcolors(10**6) or []) > 2
+
+
+def test_mistakes(tmp_path: Path) -> None:
+    """A likely box that is wrong and an object that no likely box found are mistakes; an unlikely box is none."""
+    found = [
+        *detections("cat", CATS[:1]),  # right
+        *detections("cat", CATS[1:2], 0.4),  # right, but the API would not return it
+        *detections("dog", CATS[2:]),  # the wrong name
+        *detections("dog", [(0, 0, 9, 9)], 0.4),  # wrong, but the API would not return it
+    ]
+    evaluation = evaluation_of(tmp_path, finding(found, detections("dog", DOGS)))
+    assert [evaluation._mistakes(photo) for photo in (0, 1)] == [3, 0]
+    missed = [evaluation.truth.anns[one]["bbox"] for one in evaluation._missed(0)]
+    assert missed == [one["bbox"] for one in BOXES[1:3]]
+
+
+# --- the command
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Callable[..., Result]:
+    """Run `weights evaluate` on a folder: `run(folder, "--json")`."""
+    env = {"AUGU_DATA_DIR": str(tmp_path / "data")}
+
+    def evaluate(name: str, folder: Path, *options: str) -> Result:
+        command = ["weights", "evaluate", name, "--images", str(folder), "--annotations", str(folder / "boxes.json")]
+        return CliRunner().invoke(main, [*command, *options], env=env)
+
+    return evaluate
+
+
+@pytest.fixture
+def pets(tmp_path: Path) -> Path:
+    """A cat and an astronaut, with their boxes; dogs there are none."""
+    folder = tmp_path / "pets"
+    folder.mkdir()
+    photos = {"chelsea": (1, (80, 0, 400, 300)), "astronaut": (2, (10, 10, 400, 512))}
+    images, boxes = [], []
+    for id, (name, (category, box)) in enumerate(photos.items()):
+        Image.fromarray(getattr(data, name)()).save(folder / f"{name}.jpg")
+        images.append({"id": id, "file_name": f"{name}.jpg"})
+        boxes.append(annotation(category, box, id))  # type: ignore[arg-type]
+    categories = [{"id": 1, "name": "cat"}, {"id": 2, "name": "person"}, {"id": 3, "name": "dog"}]
+    content = {"images": images, "annotations": boxes, "categories": categories}
+    (folder / "boxes.json").write_text(json.dumps(content))
+    return folder
+
+
+def test_command(run: Callable[..., Result], pets: Path, tmp_path: Path) -> None:
+    """It prints AP by size and category and the calibration, as JSON or tables, and draws the pictures."""
+    result = run("bundled", pets, "--json", "--pictures", str(tmp_path / "a" / "b"))
+    assert result.exit_code == 0, result.output
+    measured: dict[str, Any] = json.loads(result.stdout)
+    assert measured["model"] == "bundled"
+    assert measured["AP50"] == ONE
+    assert 0 < measured["AP"] <= 1
+    assert measured["small"] == -1
+    assert measured["recall at 50"] >= 0.5
+    assert {(row["name"], row["objects"]) for row in measured["by_category"]} == {("cat", 1), ("person", 1)}
+    assert sum(one["boxes"] for one in measured["calibration"]) >= 2
+    assert sorted(path.name for path in (tmp_path / "a" / "b").iterdir()) == ["curves.png", "worst.png"]
+    result = run("bundled", pets)
+    assert result.exit_code == 0, result.output
+    lines = [line.split() for line in result.stdout.splitlines()]
+    assert lines[0][:6] == ["AP", "AP50", "AP75", "small", "medium", "large"]
+    assert lines[2][:2] == [f"{measured['AP']:.3f}", "1.000"]
+    assert [line for line in lines if line[:2] == ["cat", "1"]]
+    assert ["boxes", "score", "right"] in lines
+
+
+def test_command_without_a_name_in_common(run: Callable[..., Result], tmp_path: Path) -> None:
+    """A model that knows none of the names has an AP of 0; nothing crashes."""
+    folder = tmp_path / "coins"
+    path = write_set(folder, BOXES)
+    path.write_text(path.read_text().replace('"cat"', '"coin"').replace('"dog"', '"button"'))
+    result = run("bundled", folder, "--json", "--pictures", str(folder))
+    assert result.exit_code == 0, result.output
+    measured = json.loads(result.stdout)
+    assert (measured["AP"], measured["calibration"]) == (0, [])
+    assert [(row["name"], row["AP"]) for row in measured["by_category"]] == [("coin", 0), ("button", 0)]
+    assert run("bundled", folder).exit_code == 0
+
+
+WRONG = {
+    "no JSON": "boxes",
+    "no object": "[]",
+    "empty": "{}",
+    "no boxes": '{"images": [], "categories": []}',
+    "a photo without a file": '{"images": [{"id": 1}], "categories": [], "annotations": []}',
+    "a box without a place": '{"images": [], "categories": [], "annotations": [{"image_id": 1, "category_id": 2}]}',
+    "a category without a name": '{"images": [], "categories": [{"id": 1}], "annotations": []}',
+}
+
+
+def test_a_set_without_photos(tmp_path: Path) -> None:
+    """What cannot be measured is refused."""
+    with pytest.raises(ModelUnavailable, match="names no photos"):
+        Evaluation(tmp_path, write_set(tmp_path, [], 0))
+
+
+@pytest.mark.parametrize("content", WRONG.values(), ids=WRONG)
+def test_a_file_of_another_format(tmp_path: Path, content: str) -> None:
+    """What is not in COCO's format is refused, naming the file."""
+    path = tmp_path / "boxes.json"
+    path.write_text(content)
+    with pytest.raises(ModelUnavailable, match=r"boxes\.json is not a file in COCO's format"):
+        Evaluation(tmp_path, path)
+
+
+def test_command_failures(run: Callable[..., Result], tmp_path: Path) -> None:
+    """A file that is not COCO's, a photo that is missing or no photo, and an unknown model are one line each."""
+    path = write_set(tmp_path, BOXES)
+    for spoil, name, message in (
+        (lambda: None, "nothing", "nothing is neither a folder with a model.json"),
+        ((tmp_path / "0.png").unlink, "bundled", "1 photos are missing"),
+        (lambda: (tmp_path / "0.png").write_text("no photo"), "bundled", "cannot identify image file"),
+        (lambda: path.write_text("[]"), "bundled", "is not a file in COCO's format"),
+    ):
+        spoil()
+        result = run(name, tmp_path)
+        assert result.exit_code == 1
+        assert isinstance(result.exception, SystemExit), result.exception
+        assert result.stdout == ""
+        assert message in result.stderr.splitlines()[-1]
+        assert "Traceback" not in result.stderr

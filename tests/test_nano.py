@@ -1,0 +1,267 @@
+"""The bundled model's module: its regions, and what each part of it learns from photos with boxes."""
+
+from collections.abc import Iterator
+from typing import cast
+
+import pytest
+import torch
+from skimage import data
+from torch import Tensor
+from torchvision.models.detection.image_list import ImageList
+from torchvision.models.detection.rpn import RegionProposalNetwork
+from torchvision.ops import box_iou, roi_align
+
+from augu_api.config import Settings
+from augu_api.detection.catalogue import find
+from augu_api.detection.nano import STRIDES, OriginRoIAlign, ScoredRoIHeads, ScoredRPN, Transform, nano_rcnn
+from augu_api.detection.torchvision import build
+
+SIDE = 416
+BOX = torch.tensor([[40.0, 60.0, 160.0, 150.0]])
+FAR = torch.tensor([[250.0, 250.0, 400.0, 380.0]])
+NONE = torch.zeros(0, 4)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """What is small is faster without waiting for other threads."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def rpn() -> ScoredRPN:
+    rpn = nano_rcnn(3).rpn.eval()
+    assert isinstance(rpn, ScoredRPN)
+    return rpn
+
+
+@pytest.fixture(scope="module")
+def heads() -> ScoredRoIHeads:
+    heads = nano_rcnn(3).roi_heads.eval()
+    assert isinstance(heads, ScoredRoIHeads)
+    return heads
+
+
+def counts() -> list[int]:
+    """How many locations each level has."""
+    return [(SIDE // stride) ** 2 for stride in STRIDES]
+
+
+@pytest.fixture(scope="module")
+def anchors(rpn: ScoredRPN) -> Tensor:
+    """The anchors of an input of SIDE x SIDE."""
+    maps = [torch.zeros(1, 1, SIDE // stride, SIDE // stride) for stride in STRIDES]
+    [found] = rpn.anchor_generator(ImageList(torch.zeros(1, 3, SIDE, SIDE), [(SIDE, SIDE)]), maps)
+    assert len(found) == sum(counts())
+    return cast(Tensor, found)
+
+
+def random_boxes(number: int, least: float, most: float, generator: torch.Generator) -> Tensor:
+    """Boxes (N, 4) within the input, whose sides have so many pixels."""
+    sides = least + (most - least) * torch.rand(number, 2, generator=generator)
+    corners = torch.rand(number, 2, generator=generator) * (SIDE - sides)
+    return torch.cat([corners, corners + sides], 1)
+
+
+def target_of(*boxes: Tensor, scores: list[float], ignore: Tensor = NONE) -> dict[str, Tensor]:
+    """A target whose boxes are labelled 1, 2, ..."""
+    rows = torch.cat([NONE, *boxes])
+    return {
+        "boxes": rows,
+        "labels": torch.arange(1, len(rows) + 1),
+        "scores": torch.tensor(scores),
+        "ignore": ignore,
+    }
+
+
+# --- regions
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize(("seed", "logit"), [(0, -3), (1, -3), (2, -12)], ids=["many", "other", "few"])
+def test_regions_are_torchvisions(rpn: ScoredRPN, seed: int, logit: float, training: bool) -> None:
+    """Boxes and objectness are those of torchvision's own RPN; the regions carry them and the level."""
+    generator = torch.Generator().manual_seed(seed)
+    images, number = 2, sum(counts())
+    corners = SIDE * torch.rand(images, number, 2, generator=generator) - 20
+    sides = 90 * torch.rand(images, number, 2, generator=generator) - 5  # some too small, some beyond the image
+    proposals = torch.cat([corners, corners + sides], 2)
+    objectness = 3 * torch.randn(images * number, 1, generator=generator) + logit
+    arguments = proposals, objectness, [(SIDE, SIDE), (SIDE, SIDE // 2)], counts()
+    rpn.train(training)
+    regions, scores = rpn.filter_proposals(*arguments)
+    boxes, theirs = RegionProposalNetwork.filter_proposals(rpn, *arguments)
+    rpn.eval()
+    for image in range(images):
+        assert len(boxes[image]) == (64 if training else 50) if logit == -3 else 0 < len(boxes[image]) < 50
+        assert torch.equal(regions[image][:, :4], boxes[image])
+        assert torch.equal(regions[image][:, 4], theirs[image])
+        assert torch.equal(scores[image], theirs[image])
+        assert set(regions[image][:, 5].tolist()) <= {0.0, 1.0, 2.0}
+
+
+def test_regions_know_their_level(rpn: ScoredRPN) -> None:
+    """The last column of a region is the level of the location that found it."""
+    number = sum(counts())
+    objectness = torch.full((number, 1), -9.0)
+    chosen = {0: 5, counts()[0] + 7: 1, number - 1: 2}  # one location of each level, the surest first
+    for at, logit in chosen.items():
+        objectness[at] = logit
+    proposals = random_boxes(number, 20, 30, torch.Generator().manual_seed(0))[None]
+    [regions], _ = rpn.filter_proposals(proposals, objectness, [(SIDE, SIDE)], counts())
+    assert regions[:, 5].tolist() == [0, 2, 1]
+    assert torch.equal(regions[:, :4], proposals[0, [0, number - 1, counts()[0] + 7]])
+
+
+def test_features_come_from_the_level_of_the_region() -> None:
+    """A region is pooled from the map that column 5 names, as torchvision's roi_align does, in the regions' order."""
+    generator = torch.Generator().manual_seed(0)
+    maps = {str(i): torch.randn(2, 8, SIDE // s, SIDE // s, generator=generator) for i, s in enumerate(STRIDES)}
+    regions = [random_boxes(number, 10, 300, generator) for number in (7, 4)]
+    levels = [torch.randint(3, (len(boxes), 1), generator=generator) for boxes in regions]
+    whole = [
+        torch.cat([boxes, torch.rand(len(boxes), 1), level], 1) for boxes, level in zip(regions, levels, strict=True)
+    ]
+    pooled = OriginRoIAlign(5)(maps, whole, [(SIDE, SIDE)] * 2)
+    rows = [(image, row) for image, boxes in enumerate(whole) for row in boxes]
+    for (image, row), features in zip(rows, pooled, strict=True):
+        level = int(row[5])
+        of_image = maps[str(level)][image : image + 1]
+        [expected] = roi_align(of_image, [row[None, :4]], 5, 1 / STRIDES[level], 1, aligned=True)
+        torch.testing.assert_close(features, expected)
+
+
+# --- what is learnt
+
+
+@pytest.mark.parametrize("side", [24, 60, 150, 400])
+def test_every_object_has_anchors(rpn: ScoredRPN, anchors: Tensor, side: int) -> None:
+    """A box gets at least one anchor, which lies on it, is told to find it, and has its score for a label."""
+    for box in random_boxes(50, side / 2, side, torch.Generator().manual_seed(0)):
+        [labels], [boxes] = rpn.assign_targets_to_anchors([anchors], [target_of(box[None], scores=[0.6])])
+        positive = labels > 0
+        assert positive.any()
+        torch.testing.assert_close(labels, 0.6 * positive)
+        assert (boxes[positive] == box).all()
+        assert (box_iou(anchors[positive], box[None]) > 0).all()
+
+
+def test_anchors_are_shared_among_objects(rpn: ScoredRPN, anchors: Tensor) -> None:
+    """Each of two boxes has its own anchors, with its own score."""
+    target = target_of(BOX, FAR, scores=[0.4, 0.9])
+    [labels], [boxes] = rpn.assign_targets_to_anchors([anchors], [target])
+    for box, score in ((BOX, 0.4), (FAR, 0.9)):
+        own = (labels > 0) & (boxes == box).all(1)
+        assert own.any()
+        torch.testing.assert_close(labels[own], torch.full((int(own.sum()),), score))
+
+
+def test_anchors_on_a_box_to_ignore_do_not_count(rpn: ScoredRPN, anchors: Tensor) -> None:
+    """Anchors that overlap only a box to ignore are -1; those of an object count, even where both lie."""
+    on_far = box_iou(anchors, FAR)[:, 0] > ScoredRPN.ignored
+    [labels], _ = rpn.assign_targets_to_anchors([anchors], [target_of(BOX, scores=[1.0], ignore=FAR)])
+    assert on_far.any()
+    assert (labels[on_far] == -1).all()
+    assert (labels[~on_far] >= 0).all()
+    assert (labels == 1).any()
+    [labels], _ = rpn.assign_targets_to_anchors([anchors], [target_of(BOX, scores=[1.0], ignore=BOX)])
+    assert (labels == 1).any()
+    assert (labels == -1).any()
+
+
+@pytest.mark.parametrize("ignore", [NONE, BOX], ids=["nothing", "something to ignore"])
+def test_anchors_of_an_empty_photo_are_background(rpn: ScoredRPN, anchors: Tensor, ignore: Tensor) -> None:
+    """Without boxes all anchors are background, but for those on a box to ignore."""
+    [labels], [boxes] = rpn.assign_targets_to_anchors([anchors], [target_of(scores=[], ignore=ignore)])
+    assert boxes.shape == anchors.shape
+    assert ((labels == -1).any(), set(labels.tolist()) - {-1.0}) == (len(ignore) > 0, {0.0})
+
+
+def test_regions_are_called_as_far_as_it_is_sure(heads: ScoredRoIHeads) -> None:
+    """A region on a box with the score 0.7 is called so by 0.7 and background by 0.3; one beside it is background."""
+    regions = torch.cat([BOX, BOX + 10, FAR])
+    names, boxes, labels, known = heads._wanted(regions, target_of(BOX, scores=[0.7]), 3)
+    torch.testing.assert_close(names, torch.tensor([[0.3, 0.7, 0.0], [0.3, 0.7, 0.0], [1.0, 0.0, 0.0]]))
+    assert (boxes[:2] == BOX).all()
+    assert labels.tolist() == [1, 1, 0]
+    assert known.all()
+
+
+def test_regions_are_shared_among_names(heads: ScoredRoIHeads) -> None:
+    """A region on two boxes of different names is shared by their scores; two of the same name make one."""
+    names, _, labels, _ = heads._wanted(BOX, target_of(BOX, BOX, scores=[0.7, 0.6]), 3)
+    torch.testing.assert_close(names, torch.tensor([[0.0, 0.7 / 1.3, 0.6 / 1.3]]))
+    assert int(labels) in (1, 2)
+    same = target_of(BOX, BOX, scores=[0.5, 0.4]) | {"labels": torch.tensor([2, 2])}
+    names, _, labels, _ = heads._wanted(BOX, same, 3)
+    torch.testing.assert_close(names, torch.tensor([[0.5, 0.0, 0.5]]))
+    assert labels.tolist() == [2]
+
+
+def test_regions_on_a_box_to_ignore_do_not_count(heads: ScoredRoIHeads) -> None:
+    """What a box to ignore overlaps by half says nothing, unless it is an object's."""
+    regions = torch.cat([BOX, FAR, FAR + 500])
+    names, _, labels, known = heads._wanted(regions, target_of(BOX, scores=[1.0], ignore=torch.cat([BOX, FAR])), 3)
+    assert known.tolist() == [True, False, True]
+    assert labels.tolist() == [1, 0, 0]
+    assert names[:, 0].tolist() == [0, 1, 1]
+
+
+def test_regions_of_an_empty_photo_are_background(heads: ScoredRoIHeads) -> None:
+    """Without boxes every region is background and counts."""
+    names, _, labels, known = heads._wanted(torch.cat([BOX, FAR]), target_of(scores=[]), 3)
+    assert names.tolist() == [[1.0, 0.0, 0.0]] * 2
+    assert labels.tolist() == [0, 0]
+    assert known.all()
+
+
+def test_boxes_to_ignore_are_fitted_with_the_photo() -> None:
+    """The transform scales them as it scales the boxes, and takes targets without them."""
+    transform = nano_rcnn(3).transform
+    assert isinstance(transform, Transform)
+    image, scale = torch.rand(3, 104, 208), torch.tensor([2.0, 2.0, 2.0, 2.0])
+    ignored = torch.tensor([[1.0, 2.0, 30.0, 40.0], [5.0, 6.0, 207.0, 100.0]])
+    fitted, target = transform.resize(image, target_of(BOX, scores=[1.0], ignore=ignored))
+    assert target is not None
+    assert fitted.shape == (3, 208, 416)
+    torch.testing.assert_close(target["boxes"], BOX * scale)
+    torch.testing.assert_close(target["ignore"], ignored * scale)
+    _, target = transform.resize(image, {"boxes": BOX})
+    assert target is not None
+    torch.testing.assert_close(target["boxes"], BOX * scale)
+
+
+@pytest.mark.parametrize(
+    ("part", "names"),
+    [("rpn", ["loss_objectness", "loss_rpn_box_reg"]), ("roi_heads", ["loss_classifier", "loss_box_reg"])],
+)
+def test_a_photo_is_learnt(settings: Settings, part: str, names: list[str]) -> None:
+    """All losses are finite; those of a part fall when it learns a photo, with the same regions again and again."""
+    module = build(find("bundled", settings)).train()
+    image = torch.tensor(data.astronaut()).permute(2, 0, 1) / 255
+    target = {"boxes": torch.tensor([[90.0, 10.0, 330.0, 500.0]]), "labels": torch.tensor([5])}
+    optimizer = torch.optim.AdamW(module.get_submodule(part).parameters(), 3e-4)
+    seen = []
+    for _ in range(20):
+        losses = module([image], [target])
+        assert list(losses) == ["loss_classifier", "loss_box_reg", "loss_objectness", "loss_rpn_box_reg"]
+        assert all(loss.isfinite() for loss in losses.values())
+        seen.append([float(losses[name].detach()) for name in names])
+        optimizer.zero_grad()
+        sum(losses[name] for name in names).backward()
+        optimizer.step()
+    assert all(0 <= last < 0.8 * first for first, last in zip(seen[0], seen[-1], strict=True)), seen
+
+
+@pytest.mark.parametrize("ignore", [NONE, BOX, torch.tensor([[0.0, 0.0, 208.0, 208.0]])])
+def test_a_photo_without_objects_is_learnt_from(settings: Settings, ignore: Tensor) -> None:
+    """Losses and gradients are finite where there are no boxes, and nothing but background has a loss."""
+    module = build(find("bundled", settings)).train()
+    losses = module([torch.rand(3, 208, 208)], [target_of(scores=[], ignore=ignore)])
+    sum(losses.values()).backward()
+    assert all(loss.isfinite() for loss in losses.values())
+    assert losses["loss_rpn_box_reg"] == losses["loss_box_reg"] == 0
+    assert all(p.grad is None or p.grad.isfinite().all() for p in module.parameters())

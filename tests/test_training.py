@@ -1,0 +1,474 @@
+"""Training a model further and measuring it, on coins: a photo that comes with scikit-image."""
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torchvision.models.detection
+from click.testing import CliRunner, Result
+from PIL import Image
+from scipy import ndimage
+from skimage import data, filters, measure, segmentation
+from torch import Tensor, nn
+
+from augu_api.cli import main
+from augu_api.config import Settings
+from augu_api.detection.catalogue import find, sha256_of
+from augu_api.detection.engines import load
+from augu_api.detection.torchvision import build
+from augu_api.detection.train import IGNORED, Data, Photos, Recipe, Schedule, _read, train
+
+COINS = data.coins()
+SIDE = 176
+Run = Callable[..., Result]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """Threads that wait for each other take most of the time where another process runs."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def coin_boxes() -> list[tuple[int, int, int, int]]:
+    """The corners (x1, y1, x2, y2) of the coins in the photo."""
+    markers = (COINS > 150) * 2 + (COINS < 30) * 1
+    filled = ndimage.binary_fill_holes(segmentation.watershed(filters.sobel(COINS), markers) - 1)
+    regions = [region for region in measure.regionprops(measure.label(filled)) if region.area > 400]
+    return [(x1, y1, x2, y2) for y1, x1, y2, x2 in (region.bbox for region in regions)]
+
+
+def write_set(folder: Path, columns: tuple[int, int], count: int, seed: int) -> None:
+    """Cut photos from some columns of the coins, with the boxes of those that are whole, in COCO's format."""
+    folder.mkdir()
+    random = np.random.default_rng(seed)
+    images, annotations = [], []
+    for number in range(count):
+        x, y = random.integers(columns[0], columns[1] - SIDE + 1), random.integers(0, COINS.shape[0] - SIDE + 1)
+        Image.fromarray(COINS[y : y + SIDE, x : x + SIDE]).save(folder / f"{number}.png")
+        images.append({"id": number, "file_name": f"{number}.png", "width": SIDE, "height": SIDE})
+        for x1, y1, x2, y2 in coin_boxes():
+            left, top, right, bottom = max(x1 - x, 0), max(y1 - y, 0), min(x2 - x, SIDE), min(y2 - y, SIDE)
+            whole = (x2 - x1) * (y2 - y1)
+            if right > left and bottom > top and (right - left) * (bottom - top) > 0.4 * whole:
+                box = {"bbox": [int(v) for v in (left, top, right - left, bottom - top)], "category_id": 7}
+                area = int((right - left) * (bottom - top))
+                annotations.append(box | {"id": len(annotations) + 1, "image_id": number, "iscrowd": 0, "area": area})
+    content = {"images": images, "annotations": annotations, "categories": [{"id": 7, "name": "coin"}]}
+    (folder / "boxes.json").write_text(json.dumps(content))
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with 24 photos of some coins to learn from, "train", and 6 of others, "validation"."""
+    folder = tmp_path_factory.mktemp("photos")
+    write_set(folder / "train", (0, 208), 24, 0)
+    write_set(folder / "validation", (208, 384), 6, 1)
+    return folder
+
+
+def run(*command: object, folder: Path) -> Result:
+    """Run a command of the models on a data folder."""
+    return CliRunner().invoke(main, ["weights", *map(str, command)], env={"AUGU_DATA_DIR": str(folder / "data")})
+
+
+def of(name: str, folder: Path) -> list[object]:
+    """The options that name a set of photos."""
+    return [f"--{name}images", folder, f"--{name}annotations", folder / "boxes.json"]
+
+
+def done(result: Result) -> str:
+    """The standard output of a command that succeeded."""
+    assert result.exit_code == 0, (result.output, result.exception)
+    return result.stdout
+
+
+def untrained(folder: Path) -> nn.Module:
+    """The bundled model's module."""
+    return build(find("bundled", Settings.from_env({"AUGU_DATA_DIR": str(folder / "data")})))
+
+
+def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    """Whether all weights of the first are bit for bit those of the other."""
+    return all(torch.equal(one[name], other[name]) for name in one)
+
+
+def measured(model: object, photos: Path) -> dict[str, Any]:
+    """What `weights evaluate` says of a model on the coins for validation."""
+    command = ["evaluate", model, *of("", photos / "validation"), "--json"]
+    return dict(json.loads(done(run(*command, folder=photos))))
+
+
+# --- a whole training
+
+
+@pytest.fixture(scope="module")
+def coins(photos: Path) -> Path:
+    """The folder of the bundled model after it has learnt what a coin is."""
+    sets = *of("", photos / "train"), *of("validation-", photos / "validation")
+    pace = "--steps", 40, "--batch", 4, "--rate", 1e-3, "--trunk-rate", 2e-4, "--validate", 20
+    result = run("train", "bundled", *sets, *pace, "--output", photos / "coins", folder=photos)
+    assert done(result) == ""
+    assert f"AUGU_MODEL={photos / 'coins'} serves it." in result.stderr
+    return photos / "coins"
+
+
+def test_coins_are_learnt(photos: Path, coins: Path) -> None:
+    """The bundled model knows no coins; 40 steps on 24 photos later it finds others."""
+    before, after = measured("bundled", photos), measured(coins, photos)
+    assert before["AP"] == 0
+    assert after["AP"] > 0.6
+    [row] = after["by_category"]
+    boxes = json.loads((photos / "validation" / "boxes.json").read_text())["annotations"]
+    assert (row["name"], row["objects"]) == ("coin", len(boxes))
+
+
+def test_what_is_left(photos: Path, coins: Path) -> None:
+    """The folder has the weights, their facts, export and card, and nothing that only the training needed."""
+    names = ["README.md", "curves.png", "model.json", "model.onnx", "model.pth", "worst.png"]
+    assert sorted(path.name for path in coins.iterdir()) == names
+    facts = json.loads((coins / "model.json").read_text())
+    assert facts["sha256"] == sha256_of(coins / "model.pth")
+    assert facts["megabytes"] == pytest.approx((coins / "model.pth").stat().st_size / 1e6, abs=0.1)
+    assert facts["names"] == ["background", "coin"]
+    assert facts["ap_measured_on"] == "6 photos for validation"
+    assert facts["ap"] == pytest.approx(measured(coins, photos)["AP"], abs=0.01)
+    calibration = facts["calibration"]
+    assert (calibration[0], calibration[-1]) == ([0, 0], [1, 1])
+    assert len(calibration) > 2
+    assert calibration == sorted(calibration)
+    assert [right for _, right in calibration] == sorted(right for _, right in calibration)
+    card = (coins / "README.md").read_text()
+    assert "Trained on 24 photos for 40 steps" in card
+    assert "measured on 6 others" in card
+    assert "| coin " in card
+    for name in ("curves.png", "worst.png"):
+        assert name in card
+        with Image.open(coins / name) as picture:
+            assert picture.format == "PNG"
+
+
+@pytest.mark.parametrize("engine", ["onnx", "torchvision"])
+def test_what_is_learnt_is_served(photos: Path, coins: Path, engine: str) -> None:
+    """AUGU_MODEL takes the folder, and both engines find the coins of a photo."""
+    env = {"AUGU_DATA_DIR": str(photos / "data"), "AUGU_MODEL": str(coins), "AUGU_ENGINE": engine}
+    detector = load(Settings.from_env(env))
+    assert (detector.names, detector.facts["engine"]) == (["coin"], engine)
+    found = [d.box for d in detector.detect(Image.fromarray(COINS).convert("RGB")) if d.score > 0.5]
+    centres = [((x1 + x2) / 2, (y1 + y2) / 2) for x1, y1, x2, y2 in found]
+    there = [any(x1 < x < x2 and y1 < y < y2 for x, y in centres) for x1, y1, x2, y2 in coin_boxes()]
+    assert len(there) == 24
+    assert sum(there) >= 20
+
+
+def few(folder: Path, count: int) -> list[object]:
+    """The options for a set of so many photos, and for a training that is soon done."""
+    write_set(folder / "few", (0, 208), count, 2)
+    return [*of("", folder / "few"), "--steps", 2, "--batch", 2, "--validate", 1, "--output", folder / "model"]
+
+
+def test_some_photos_are_held_out(tmp_path: Path) -> None:
+    """Without photos for validation every tenth is held out; the same seed gives the same weights again.
+
+    Parts that are to stay as they are do.
+    """
+    options, hashes = [*few(tmp_path, 11), "--freeze", "backbone", "--freeze", "rpn"], []
+    for _ in range(2):
+        done(run("train", "bundled", *options, folder=tmp_path))
+        assert "Trained on 9 photos for 2 steps" in (tmp_path / "model" / "README.md").read_text()
+        facts = json.loads((tmp_path / "model" / "model.json").read_text())
+        assert facts["ap_measured_on"] == "2 photos for validation"
+        hashes.append(facts["sha256"])
+    assert hashes[0] == hashes[1]
+    weights = torch.load(tmp_path / "model" / "model.pth", weights_only=True)
+    frozen = {
+        name: value for name, value in untrained(tmp_path).state_dict().items() if not name.startswith("roi_heads")
+    }
+    assert same(frozen, weights)
+
+
+def test_nothing_to_find_in_the_validation(tmp_path: Path) -> None:
+    """Without objects no weights are better than others: training ends when patience does, and the model is kept."""
+    options = [*few(tmp_path, 2), "--steps", 9, "--patience", 1]
+    path = tmp_path / "few" / "boxes.json"
+    content = json.loads(path.read_text())
+    content["annotations"] = [one for one in content["annotations"] if one["image_id"] == 1]
+    path.write_text(json.dumps(content))
+    done(run("train", "bundled", *options, folder=tmp_path))
+    assert json.loads((tmp_path / "model" / "model.json").read_text())["ap"] == -1
+    assert "Trained on 1 photos for 2 steps" in (tmp_path / "model" / "README.md").read_text()
+
+
+def test_an_end_that_fails_can_be_tried_again(tmp_path: Path) -> None:
+    """If the model cannot be written after its training, the same command does that without training again."""
+    options = few(tmp_path, 2)
+    obstacle = tmp_path / "model" / "model.onnx.part"
+    obstacle.mkdir(parents=True)
+    result = run("train", "bundled", *options, folder=tmp_path)
+    assert result.exit_code == 1
+    assert "model.onnx.part" in result.stderr.splitlines()[-1]
+    trained = sha256_of(tmp_path / "model" / "model.pth")
+    obstacle.rmdir()
+    done(run("train", "bundled", *options, "--seed", 1, folder=tmp_path))  # with which training would give others
+    assert sha256_of(tmp_path / "model" / "model.pth") == trained
+    assert not (tmp_path / "model" / "checkpoint.pth").exists()
+
+
+# --- what goes wrong
+
+
+def lose_a_photo(folder: Path) -> None:
+    (folder / "1.png").unlink()
+
+
+def spoil(content: object) -> Callable[[Path], object]:
+    """Write something else into the file of the boxes."""
+    text = content if isinstance(content, str) else json.dumps(content)
+    return lambda folder: (folder / "boxes.json").write_text(text)
+
+
+NO_COCO = "boxes.json is not a file in COCO's format"
+COIN = [{"id": 7, "name": "coin"}]
+NOWHERE = {"categories": COIN, "images": [{"id": 1, "file_name": "0.png"}], "annotations": [{"image_id": 1}]}
+BAD_SETS: dict[str, tuple[Callable[[Path], object], str]] = {
+    "no JSON": (spoil("boxes"), NO_COCO),
+    "no object": (spoil("[]"), NO_COCO),
+    "no photos": (spoil({"categories": COIN, "annotations": []}), NO_COCO),
+    "no boxes": (spoil({"categories": COIN, "images": []}), NO_COCO),
+    "a box without a place": (spoil(NOWHERE), NO_COCO),
+    "a missing photo": (lose_a_photo, "1 photos are missing, "),
+}
+
+
+def assert_one_line(result: Result, message: str) -> None:
+    assert result.exit_code == 1
+    assert isinstance(result.exception, SystemExit), result.exception
+    assert result.stdout == ""
+    [line] = [line for line in result.stderr.splitlines() if line and not line.startswith("Training")]
+    assert line.startswith("Error: ")
+    assert message in line
+
+
+@pytest.mark.parametrize(("change", "message"), BAD_SETS.values(), ids=BAD_SETS)
+def test_sets_that_cannot_be_used(tmp_path: Path, change: Callable[[Path], object], message: str) -> None:
+    """A set that is not in COCO's format or lacks a photo is one line that says which, before anything is trained."""
+    for name in ("good", "bad"):
+        write_set(tmp_path / name, (0, 208), 2, 0)
+    change(tmp_path / "bad")
+    for first, second in (("bad", "good"), ("good", "bad")):
+        sets = *of("", tmp_path / first), *of("validation-", tmp_path / second)
+        result = run("train", "bundled", *sets, "--output", tmp_path / "model", folder=tmp_path)
+        assert_one_line(result, message)
+    assert not (tmp_path / "model").exists()
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_too_few_photos(tmp_path: Path, count: int) -> None:
+    """A set of which nothing is left to train with is refused."""
+    options = few(tmp_path, count)
+    message = f"has {count} photos: too few to train with."
+    assert_one_line(run("train", "bundled", *options, folder=tmp_path), message)
+    write_set(tmp_path / "validation", (208, 384), 1, 0)
+    if count == 0:
+        validation = of("validation-", tmp_path / "validation")
+        assert_one_line(run("train", "bundled", *options, *validation, folder=tmp_path), message)
+
+
+def test_other_failures(tmp_path: Path) -> None:
+    """An unknown model, bad boxes to ignore and unknown categories are a line; half of a validation is bad use."""
+    options = few(tmp_path, 2)
+    assert_one_line(run("train", "nothing", *options, folder=tmp_path), "neither a folder with a model.json")
+    (tmp_path / "ignore.json").write_text("{}")
+    ignore = "--ignore", tmp_path / "ignore.json"
+    assert_one_line(run("train", "bundled", *options, *ignore, folder=tmp_path), "ignore.json is not a file in COCO's")
+    categories = tmp_path / "few" / "boxes.json"
+    categories.write_text(categories.read_text().replace('"category_id": 7', '"category_id": 8'))
+    assert_one_line(run("train", "bundled", *options, folder=tmp_path), NO_COCO)
+    for half in (of("validation-", tmp_path / "few")[:2], of("validation-", tmp_path / "few")[2:]):
+        result = run("train", "bundled", *options, *half, folder=tmp_path)
+        assert result.exit_code == 2
+        assert "--validation-images and --validation-annotations belong together." in result.stderr.splitlines()[-1]
+
+
+# --- the photos
+
+
+def read_photos(folder: Path, ignore: Path | None = None) -> Photos:
+    """The photos of a set, whose boxes get the label 1."""
+    files, rows = _read(Data(folder, folder / "boxes.json", ignore), {7: 1})
+    return Photos(list(files.values()), list(rows.values()))
+
+
+def bright(folder: Path) -> Path:
+    """A black photo, wider than high, with three white boxes; of two the file says more."""
+    folder.mkdir()
+    corners = [(10, 20, 50, 60), (80, 10, 130, 50), (150, 40, 190, 90)]
+    photo = np.zeros((100, 200, 3), np.uint8)
+    for x1, y1, x2, y2 in corners:
+        photo[y1:y2, x1:x2] = 255
+    Image.fromarray(photo).save(folder / "0.png")
+    more: list[dict[str, object]] = [{}, {"score": 0.5}, {"iscrowd": 1}]
+    boxes = [
+        {"image_id": 3, "category_id": 7, "bbox": [x1, y1, x2 - x1, y2 - y1]} | facts
+        for (x1, y1, x2, y2), facts in zip(corners, more, strict=True)
+    ]
+    content = {"images": [{"id": 3, "file_name": "0.png"}], "annotations": boxes, "categories": COIN}
+    (folder / "boxes.json").write_text(json.dumps(content))
+    return folder
+
+
+def test_boxes_are_read(tmp_path: Path) -> None:
+    """A box has its category's label and its score, 1 if the file says none; crowds and --ignore are to be ignored."""
+    folder = bright(tmp_path / "bright")
+    ignore = tmp_path / "ignore.json"
+    ignore.write_text(json.dumps({"annotations": [{"image_id": 3, "bbox": [1, 2, 3, 4]}]}))
+    assert read_photos(folder, ignore=ignore).boxes == [
+        [
+            ([10, 20, 40, 40], 1, 1.0),
+            ([80, 10, 50, 40], 1, 0.5),
+            ([150, 40, 40, 50], IGNORED, 1.0),
+            ([1, 2, 3, 4], IGNORED, 1.0),
+        ]
+    ]
+
+
+def test_photos_change_with_their_boxes(tmp_path: Path) -> None:
+    """However a photo is changed, its boxes stay on what they show, with their scores; the seed says how."""
+    photos = read_photos(bright(tmp_path / "bright"))
+    seen: Counter[str] = Counter()
+    for seed in range(60):
+        image, target = photos[0, seed]
+        again, same = photos[0, seed]
+        assert torch.equal(image, again)
+        assert all(torch.equal(target[key], same[key]) for key in target)
+        assert (image.shape[0], image.dtype, target["boxes"].dtype) == (3, torch.float32, torch.float32)
+        assert len(target["boxes"]) == len(target["labels"]) == len(target["scores"])
+        assert set(target["labels"].tolist()) <= {1}
+        assert set(target["scores"].tolist()) <= {1.0, 0.5}
+        for x1, y1, x2, y2 in torch.cat([target["boxes"], target["ignore"]]).round().int().tolist():
+            assert 0 <= x1 < x2 <= image.shape[2]
+            assert 0 <= y1 < y2 <= image.shape[1]
+            assert image[:, y1:y2, x1:x2].mean() > 0.7
+        seen.update(scores=len(target["scores"]), ignored=len(target["ignore"]))
+        seen[str(tuple(image.shape))] += 1
+    assert seen["scores"] > 60
+    assert 30 < seen["ignored"] <= 60
+    assert len(seen) > 10  # of different sizes
+
+
+def test_photos_without_boxes(tmp_path: Path) -> None:
+    """A photo without boxes has a target of empty boxes, of the same kind as others."""
+    write_set(tmp_path / "set", (0, 208), 1, 0)
+    photos = Photos([tmp_path / "set" / "0.png"], [[]])
+    for seed in range(10):
+        _, target = photos[0, seed]
+        assert {key: (tuple(value.shape), value.dtype) for key, value in target.items()} == {
+            "boxes": ((0, 4), torch.float32),
+            "labels": ((0,), torch.int64),
+            "scores": ((0,), torch.float32),
+            "ignore": ((0, 4), torch.float32),
+        }
+
+
+@pytest.mark.parametrize(("photos", "batch"), [(7, 3), (2, 5), (12, 4), (1, 1)])
+def test_schedule(photos: int, batch: int) -> None:
+    """Each photo comes once before any comes again, each time with another seed, in batches of the recipe's size."""
+    recipe = Recipe(steps=20, batch=batch, seed=5)
+    batches = list(Schedule(photos, recipe, 0))
+    assert [len(one) for one in batches] == [batch] * 20
+    indices, seeds = zip(*(sample for one in batches for sample in one), strict=True)
+    epochs = [indices[at : at + photos] for at in range(0, len(indices) - photos + 1, photos)]
+    assert all(sorted(epoch) == list(range(photos)) for epoch in epochs)
+    assert len(set(seeds)) == len(seeds)
+    assert photos < 3 or len(set(epochs)) > 1
+
+
+@pytest.mark.parametrize("start", [0, 1, 7, 19, 20])
+def test_schedule_goes_on(start: int) -> None:
+    """From a later step on the batches are those that would have come."""
+    recipe = Recipe(steps=20, batch=3, seed=5)
+    whole, rest = list(Schedule(7, recipe, 0)), Schedule(7, recipe, start)
+    assert list(rest) == whole[start:]
+    assert len(rest) == 20 - start
+
+
+def test_a_seed_gives_its_order_and_its_changes(tmp_path: Path) -> None:
+    """Another seed gives another order of the photos, and changes them otherwise."""
+    photos = read_photos(bright(tmp_path / "bright"))
+    one, other = (next(iter(Schedule(100, Recipe(batch=20, seed=seed), 0))) for seed in (0, 1))
+    assert [index for index, _ in one] != [index for index, _ in other]
+    pairs = [(photos[0, seed][0], photos[0, another][0]) for (_, seed), (_, another) in zip(one, other, strict=True)]
+    assert sum(torch.equal(image, another) for image, another in pairs) < len(pairs) / 2
+
+
+# --- the steps
+
+SHORT = Recipe(steps=4, batch=2, warmup=2, rate=1e-3, trunk_rate=1e-3, workers=0)
+
+
+def trained(photos: Path, checkpoint: Path, recipe: Recipe, until: int = 99) -> tuple[list[int], dict[str, Tensor]]:
+    """The steps that were made, and the weights after them."""
+    steps: list[int] = []
+
+    def watch(step: int, losses: dict[str, Tensor], average: nn.Module) -> bool:
+        assert all(loss.isfinite() for loss in losses.values())
+        steps.append(step)
+        return step < until
+
+    module = train(untrained(photos), read_photos(photos / "train"), recipe, checkpoint, watch)
+    return steps, module.state_dict()
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_a_training_goes_on_where_it_was(photos: Path, tmp_path: Path, optimizer: str) -> None:
+    """Stopped and started again, it gives bit for bit the weights of a training in one go."""
+    recipe = replace(SHORT, optimizer=optimizer)
+    steps, whole = trained(photos, tmp_path / "whole", recipe)
+    assert steps == [1, 2, 3, 4]
+    steps, half = trained(photos, tmp_path / "parts", recipe, until=2)
+    assert steps == [1, 2]
+    assert not same(half, whole)
+    steps, rest = trained(photos, tmp_path / "parts", recipe)
+    assert steps == [3, 4]
+    assert same(rest, whole)
+    steps, rest = trained(photos, tmp_path / "parts", recipe)
+    assert steps == []
+    assert same(rest, whole)
+
+
+def test_a_seed_gives_its_weights(photos: Path, tmp_path: Path) -> None:
+    """The same seed gives bit for bit the same weights, another one gives others."""
+    weights = [trained(photos, tmp_path / str(at), replace(SHORT, seed=seed))[1] for at, seed in enumerate((0, 0, 1))]
+    assert same(weights[0], weights[1])
+    assert not same(weights[0], weights[2])
+
+
+@pytest.mark.parametrize("frozen", [("backbone", "rpn"), ("roi_heads",), ("backbone.dark3",)])
+def test_frozen_parts_stay(photos: Path, tmp_path: Path, frozen: tuple[str, ...]) -> None:
+    """Frozen parts stay bit for bit as they were, all others move."""
+    before = untrained(tmp_path).state_dict()
+    _, after = trained(photos, tmp_path / "checkpoint", replace(SHORT, frozen=frozen))
+    for name, value in before.items():
+        assert torch.equal(after[name], value) == name.startswith(frozen), name
+
+
+def test_models_with_batch_norm_are_trained(photos: Path, tmp_path: Path) -> None:
+    """A model of torchvision's own can be trained as well: its statistics are averaged, its counters taken over."""
+    torch.manual_seed(0)
+    make = torchvision.models.detection.fasterrcnn_mobilenet_v3_large_320_fpn
+    module = make(weights=None, weights_backbone=None, num_classes=2)
+    recipe = replace(SHORT, steps=2, batch=1)
+    average = train(module, read_photos(photos / "train"), recipe, tmp_path / "checkpoint", lambda *_: True)
+    state = average.state_dict()
+    counters = [name for name in state if name.endswith("num_batches_tracked")]
+    assert counters
+    assert all(int(state[name]) == 2 for name in counters)
+    assert all(value.isfinite().all() for value in state.values())
