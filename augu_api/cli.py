@@ -343,7 +343,9 @@ def evaluate_weights(name: str, images: Path, annotations: Path, pictures: Path 
 @click.option("--optimizer", type=click.Choice(["adamw", "sgd"]), default="adamw", show_default=True)
 @click.option("--rate", type=float, default=2e-4, show_default=True, help="The learning rate of the second stage.")
 @click.option("--trunk-rate", type=float, default=5e-5, show_default=True, help="That of all before it.")
-@click.option("--freeze", multiple=True, metavar="PART", help="Leave this part as it is: backbone, rpn or roi_heads.")
+@click.option(
+    "--freeze", multiple=True, type=click.Choice(["backbone", "rpn", "roi_heads"]), help="Leave this part as it is."
+)
 @click.option("--validate", type=click.IntRange(1), default=100, show_default=True, help="Steps between validations.")
 @click.option("--patience", type=click.IntRange(1), default=5, show_default=True, help="Validations without a better.")
 @click.option("--seed", type=int, default=0, show_default=True)

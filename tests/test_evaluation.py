@@ -195,12 +195,13 @@ def test_what_the_api_would_return(tmp_path: Path) -> None:
         *detections("cat", CATS[:1], 0.8),
         *detections("cat", [half_right(CATS[0], False), (0, 0, 9, 9)], 0.5),  # near the cat, and nowhere
         *detections("cat", CATS[1:2], 0.4),
+        *detections("dog", [(0, 0, 9, 9)], 0.2),
     ]
     evaluation = evaluation_of(tmp_path, finding(found))
     assert evaluation.at_likely() == {
         "precision at 50": pytest.approx(1 / 3),
         "recall at 50": pytest.approx(1 / 4),  # three cats and a dog
-        "calibration error": pytest.approx((0.2 + 0.5 + 0.5 + 0.6) / 4),
+        "calibration error": pytest.approx((0.2 + 0.5 + 0.5 + 0.6 + 0.2) / 5),
     }
     nothing = evaluation_of(tmp_path, NOTHING, [])
     assert nothing.at_likely() == {"precision at 50": 0, "recall at 50": 0, "calibration error": 0}

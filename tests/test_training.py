@@ -1,6 +1,7 @@
 """Training a model further and measuring it, on coins: a photo that comes with scikit-image."""
 
 import json
+import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -208,18 +209,28 @@ def test_nothing_to_find_in_the_validation(tmp_path: Path) -> None:
 
 
 def test_an_end_that_fails_can_be_tried_again(tmp_path: Path) -> None:
-    """If the model cannot be written after its training, the same command does that without training again."""
-    options = few(tmp_path, 2)
-    obstacle = tmp_path / "model" / "model.onnx.part"
+    """If the model cannot be written after its training, the same command does that without training again.
+
+    With more steps it goes on, and what was better before is kept.
+    """
+    options, model = few(tmp_path, 2), tmp_path / "model"
+    obstacle = model / "model.onnx.part"
     obstacle.mkdir(parents=True)
     result = run("train", "bundled", *options, folder=tmp_path)
     assert result.exit_code == 1
     assert "model.onnx.part" in result.stderr.splitlines()[-1]
-    trained = sha256_of(tmp_path / "model" / "model.pth")
+    weights = (model / "model.pth").read_bytes()
     obstacle.rmdir()
+    shutil.copytree(model, tmp_path / "other")
     done(run("train", "bundled", *options, "--seed", 1, folder=tmp_path))  # with which training would give others
-    assert sha256_of(tmp_path / "model" / "model.pth") == trained
-    assert not (tmp_path / "model" / "checkpoint.pth").exists()
+    assert (model / "model.pth").read_bytes() == weights
+    assert not (model / "checkpoint.pth").exists()
+    assert "for 2 steps" in (model / "README.md").read_text()
+    best = torch.load(tmp_path / "other" / "best.pth", weights_only=True)
+    torch.save(best | {"validations": [(1, 0.99)]}, tmp_path / "other" / "best.pth")
+    done(run("train", "bundled", *options, "--steps", 3, "--output", tmp_path / "other", folder=tmp_path))
+    assert "for 3 steps" in (tmp_path / "other" / "README.md").read_text()
+    assert (tmp_path / "other" / "model.pth").read_bytes() == weights
 
 
 # --- what goes wrong

@@ -34,7 +34,8 @@ class Engine(ABC):
 
     def __init__(self, model: Model) -> None:
         self.labels = model.names
-        self.names = [name for name in model.names[1:] if name != "N/A"]
+        self.used = {label for label, name in enumerate(model.names) if label and name != "N/A"}
+        self.names = [model.names[label] for label in sorted(self.used)]
         self.facts = {"model": model.name, "engine": self.engine, "sha256": model.sha256}
         self.sides = model.min_size, model.max_size
         self.calibration = np.array(model.calibration or [[0.0, 0.0], [1.0, 1.0]]).T
@@ -52,7 +53,7 @@ class Engine(ABC):
         corners = np.minimum(boxes * scale, [*image.size, *image.size])
         best = np.argsort(-scores, kind="stable")
         found = zip(corners[best].tolist(), labels[best].tolist(), scores[best].tolist(), strict=True)
-        return [Detection(self.labels[label], tuple(box), score) for box, label, score in found]
+        return [Detection(self.labels[label], tuple(box), score) for box, label, score in found if label in self.used]
 
 
 def _shared(boxes: NDArray[np.float32], labels: NDArray[np.int64], scores: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -216,6 +216,10 @@ class ScoredRPN(RegionProposalNetwork):  # type: ignore[misc]
         iou, at = box_iou(boxes, anchors).gather(1, index), centres[index]
         inside = ((at > boxes[:, None, :2]) & (at < boxes[:, None, 2:])).all(2)
         positive = inside & (iou >= (iou.mean(1) + iou.std(1))[:, None])
+        fallback = inside & (
+            iou == torch.where(inside, iou, -1.0).amax(1, keepdim=True)
+        )  # no square anchor fits it well
+        positive = torch.where(positive.any(1, keepdim=True), positive, fallback)
         overlap = anchors.new_full((len(boxes), len(anchors)), -1.0)
         overlap.scatter_(1, index, torch.where(positive, iou * _scores(target)[:, None], -1.0))
         best, owner = overlap.max(0)

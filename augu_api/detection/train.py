@@ -398,7 +398,7 @@ def _card(model: Model, validator: Validator, photos: int) -> str:
         recipe=", ".join(f"{key} {value}" for key, value in settings),
         photos=photos,
         judged=len(validator.photos),
-        steps=validator.progress.step,
+        steps=validator.progress.step or validator.recipe.steps,  # all were made before an end
         results=tabulate(
             [evaluation.summary | evaluation.at_likely()], headers="keys", tablefmt="github", floatfmt=".3f"
         ),
