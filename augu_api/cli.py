@@ -73,6 +73,7 @@ def main() -> None:
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 who = click.argument("who")
+a_file = click.Path(exists=True, dir_okay=False, path_type=Path)
 a_flag = click.Choice([flag.name or "" for flag in Flag], case_sensitive=False)
 flag_names = click.argument("flags", metavar="FLAG...", nargs=-1, required=True, type=a_flag)
 
@@ -288,7 +289,7 @@ def _named_as_picture(_: click.Context, __: click.Parameter, path: Path | None) 
 
 @weights.command("export", with_appcontext=False)
 @click.argument("name")
-@click.argument("photos", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("photos", nargs=-1, required=True, type=a_file)
 def export_weights(name: str, photos: tuple[Path, ...]) -> None:
     """Make the ONNX export of the model NAME, and check on PHOTOS that it finds the same."""
     model = find(name, Settings.from_env())
@@ -297,7 +298,6 @@ def export_weights(name: str, photos: tuple[Path, ...]) -> None:
     click.echo(f"{path} finds the same objects as the module in {len(photos)} photos.", err=True)
 
 
-a_file = click.Path(exists=True, dir_okay=False, path_type=Path)
 a_folder = click.Path(exists=True, file_okay=False, path_type=Path)
 images_option = click.option("--images", type=a_folder, required=True, help="The folder of the photos.")
 boxes_option = click.option("--annotations", type=a_file, required=True, help="Their boxes, in COCO's format.")
@@ -389,7 +389,7 @@ def _losses(progress: Any) -> str:
 
 
 @main.command("detect", with_appcontext=False)
-@click.argument("photo", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("photo", type=a_file)
 @click.option(
     "--annotate",
     "picture",

@@ -79,6 +79,17 @@ def png_of(image: Image.Image, **options: object) -> bytes:
     return file.getvalue()
 
 
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Torch on one thread: threads that wait for each other take most of the time where another process runs."""
+    import torch  # the processes that tests start read this file too, and are not to wait for it
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 # --- the application with a fake detector
 
 

@@ -1,6 +1,5 @@
 """The bundled model's module: its regions, and what each part of it learns from photos with boxes."""
 
-from collections.abc import Iterator
 from typing import cast
 
 import pytest
@@ -22,13 +21,7 @@ FAR = torch.tensor([[250.0, 250.0, 400.0, 380.0]])
 NONE = torch.zeros(0, 4)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """What is small is faster without waiting for other threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

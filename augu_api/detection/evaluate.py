@@ -24,7 +24,7 @@ STEPS = 20  # of the score, of which each is a point before they are joined
 BINS = np.linspace(0, 1, 11)  # of the score
 SHOWN = 9  # photos that it got most wrong
 LIKELY = 0.5  # the score that the API asks for if nothing else is said
-SIZES = {"small": "below 32 x 32 pixels", "medium": "to 96 x 96", "large": "above"}
+SIZES = "small", "medium", "large"  # to 32 x 32 pixels, to 96 x 96, above
 
 Detect = Callable[[Image.Image], list[Detection]]
 
