@@ -26,6 +26,7 @@ from augu_api.detection import ModelUnavailable, select
 from augu_api.detection.catalogue import PUBLISHED, Model, catalogue, find
 from augu_api.detection.engines import load, optional
 from augu_api.detection.pull import pull
+from augu_api.detection.recipe import Data, Progress, Recipe
 from augu_api.drawing import annotate
 from augu_api.extensions import service
 from augu_api.flags import Flag
@@ -338,17 +339,27 @@ def evaluate_weights(name: str, images: Path, annotations: Path, pictures: Path 
 @click.option("--validation-images", type=a_folder, help="The folder of other photos, to choose the best weights by.")
 @click.option("--validation-annotations", type=a_file, help="Their boxes; without, one photo of ten is held out.")
 @click.option("--output", type=click.Path(file_okay=False, path_type=Path), required=True, help="The model's folder.")
-@click.option("--steps", type=click.IntRange(1), default=400, show_default=True)
-@click.option("--batch", type=click.IntRange(1), default=16, show_default=True, help="Photos a step.")
-@click.option("--optimizer", type=click.Choice(["adamw", "sgd"]), default="adamw", show_default=True)
-@click.option("--rate", type=float, default=2e-4, show_default=True, help="The learning rate of the second stage.")
-@click.option("--trunk-rate", type=float, default=5e-5, show_default=True, help="That of all before it.")
+@click.option("--steps", type=click.IntRange(1), default=Recipe.steps, show_default=True)
+@click.option("--batch", type=click.IntRange(1), default=Recipe.batch, show_default=True, help="Photos a step.")
+@click.option("--optimizer", type=click.Choice(["adamw", "sgd"]), default=Recipe.optimizer, show_default=True)
+@click.option(
+    "--rate", type=float, default=Recipe.rate, show_default=True, help="The learning rate of the second stage."
+)
+@click.option("--trunk-rate", type=float, default=Recipe.trunk_rate, show_default=True, help="That of all before it.")
 @click.option(
     "--freeze", multiple=True, type=click.Choice(["backbone", "rpn", "roi_heads"]), help="Leave this part as it is."
 )
-@click.option("--validate", type=click.IntRange(1), default=100, show_default=True, help="Steps between validations.")
-@click.option("--patience", type=click.IntRange(1), default=5, show_default=True, help="Validations without a better.")
-@click.option("--seed", type=int, default=0, show_default=True)
+@click.option(
+    "--validate", type=click.IntRange(1), default=Recipe.validate, show_default=True, help="Steps between validations."
+)
+@click.option(
+    "--patience",
+    type=click.IntRange(1),
+    default=Recipe.patience,
+    show_default=True,
+    help="Validations without a better.",
+)
+@click.option("--seed", type=int, default=Recipe.seed, show_default=True)
 def train_weights(
     name: str,
     images: Path,
@@ -366,20 +377,23 @@ def train_weights(
     """
     if (validation_images is None) != (validation_annotations is None):
         raise click.UsageError("--validation-images and --validation-annotations belong together.")
-    train = optional("train")
-    validation = train.Data(validation_images, validation_annotations) if validation_images else None
-    whole = train.Recipe(frozen=freeze, **recipe)
+    fine_tune = optional("train").fine_tune
+    validation = None
+    if validation_images and validation_annotations:
+        validation = Data(validation_images, validation_annotations)
+    whole = Recipe(frozen=freeze, **recipe)
     model = find(name, Settings.from_env())
     with click.progressbar(length=whole.steps, label="Training", file=sys.stderr, item_show_func=_losses) as bar:
 
-        def report(progress: Any) -> None:
+        def report(progress: Progress) -> None:
             bar.update(progress.step - bar.pos, progress)
 
-        trained = train.fine_tune(model, train.Data(images, annotations, ignore), validation, whole, output, report)
+        data = Data(images, annotations, ignore)
+        trained = fine_tune(model, data, validation, whole, output, report)
     click.echo(f"AP {trained.ap:.3f}. AUGU_MODEL={output} serves it.", err=True)
 
 
-def _losses(progress: Any) -> str:
+def _losses(progress: Progress | None) -> str:
     """What a progress bar says of a training."""
     if progress is None:
         return ""

@@ -22,8 +22,9 @@ from augu_api.cli import main
 from augu_api.config import Settings
 from augu_api.detection.catalogue import find, sha256_of
 from augu_api.detection.engines import load
+from augu_api.detection.recipe import Data, Recipe
 from augu_api.detection.torchvision import build
-from augu_api.detection.train import IGNORED, Data, Photos, Recipe, Schedule, _read, train
+from augu_api.detection.train import IGNORED, Photos, Schedule, _read, train
 
 COINS = data.coins()
 SIDE = 176

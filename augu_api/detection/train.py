@@ -5,7 +5,7 @@ import json
 import math
 import random
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from augu_api.detection import ModelUnavailable
 from augu_api.detection.catalogue import Model, sha256_of
 from augu_api.detection.evaluate import Evaluation, check_present
 from augu_api.detection.export import export
+from augu_api.detection.recipe import Data, Progress, Recipe
 from augu_api.detection.torchvision import TorchvisionEngine, build
 
 GREY = (124, 116, 104)  # the mean of ImageNet: what a photo's surroundings are filled with
@@ -52,48 +53,6 @@ The photos with the most mistakes: boxes as found, and in dashes what was missed
 """
 Target = dict[str, Tensor]
 Boxes = dict[int, list[tuple[list[float], int, float]]]
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How to train.
-
-    rate is the learning rate of the second stage (roi_heads), trunk_rate that of all before it. Both rise over `warmup`
-    steps and fall along a cosine. `average` is the decay of the moving average of the weights, which is what is kept.
-    Parameters whose names start with one of `frozen` stay as they are. Every `validate` steps the average is
-    validated; the training ends early when it has not become better `patience` times.
-    """
-
-    steps: int = 400
-    batch: int = 16
-    optimizer: str = "adamw"
-    rate: float = 2e-4
-    trunk_rate: float = 5e-5
-    warmup: int = 100
-    average: float = 0.998
-    frozen: tuple[str, ...] = ()
-    validate: int = 100
-    patience: int = 5
-    seed: int = 0
-    workers: int = 1
-
-
-@dataclass(frozen=True)
-class Data:
-    """Photos and their boxes: a folder, a file in COCO's format, and one with boxes to ignore."""
-
-    images: Path
-    annotations: Path
-    ignore: Path | None = None
-
-
-@dataclass
-class Progress:
-    """How far a training is: the step, its losses, and the validations so far (step and AP)."""
-
-    step: int = 0
-    losses: dict[str, float] = field(default_factory=dict)
-    validations: list[tuple[int, float]] = field(default_factory=list)
 
 
 # --- the photos
