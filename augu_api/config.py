@@ -142,7 +142,7 @@ class Settings:
     metrics_dir: Path | None = _setting(
         "PROMETHEUS_MULTIPROC_DIR", None, _path, "Where the workers' metrics meet.", "made by gunicorn.conf.py"
     )
-    docs_url: str = _setting("AUGU_DOCS_URL", "/openapi.json", str, "The documentation that a 403 points to.")
+    docs_url: str = _setting("AUGU_DOCS_URL", "/docs", str, "The documentation that a 403 points to.")
     workers: int = _setting(
         "WEB_CONCURRENCY", CORES, _positive, "Worker processes; each loads the model once.", "one for each core"
     )

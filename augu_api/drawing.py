@@ -40,8 +40,14 @@ def colour_of(name: str) -> Colour:
     return red, green, blue
 
 
+def ink_on(colour: Colour) -> str:
+    """Black or white, whichever reads better on the colour: at least 4.5 to 1 (contrast ratio of WCAG 2.2)."""
+    red, green, blue = ((c / 255 / 12.92) if c <= 10 else ((c / 255 + 0.055) / 1.055) ** 2.4 for c in colour)
+    return "black" if 0.2126 * red + 0.7152 * green + 0.0722 * blue > 0.179 else "white"
+
+
 def _label(draw: ImageDraw.ImageDraw, detection: Detection, font: Font, colour: Colour) -> None:
-    """Black text on the box's colour, above the box where there is room, inside it elsewhere."""
+    """Text on the box's colour, above the box where there is room, inside it elsewhere."""
     text = f"{detection.name} {detection.percent:.0f}"
     x, y, _, _ = detection.box
     _, _, right, bottom = draw.textbbox((3, 2), text, font)
@@ -49,4 +55,4 @@ def _label(draw: ImageDraw.ImageDraw, detection: Detection, font: Font, colour: 
     x = max(0, min(x, draw.im.size[0] - width))
     y = y - height if y >= height else y
     draw.rectangle((x, y, x + width, y + height), fill=colour)
-    draw.text((x + 3, y + 2), text, "black", font)
+    draw.text((x + 3, y + 2), text, ink_on(colour), font)

@@ -16,7 +16,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from io import BytesIO
 from multiprocessing import get_context
@@ -29,6 +29,7 @@ import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 from PIL import Image
+from playwright.sync_api import Browser, sync_playwright
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
@@ -256,15 +257,15 @@ def augu_api(*command: str, env: dict[str, str]) -> str:
 Serve = Callable[..., Server]
 
 
-@pytest.fixture
-def serve(tmp_path: Path) -> Iterator[Serve]:
-    """Start gunicorn as the Procfile does: `serve(AUGU_QUEUE="1", …)`; its settings are the arguments."""
+@contextmanager
+def serving(folder: Path) -> Iterator[Serve]:
+    """Start gunicorn as the Procfile does, its data in a folder: `start(AUGU_QUEUE="1", …)` takes its settings."""
     running = []
 
     def start(**settings: str) -> Server:
         port = free_port()
-        env = os.environ | {"AUGU_DATA_DIR": str(tmp_path / "served")} | settings
-        log = tmp_path / f"gunicorn-{port}.log"
+        env = os.environ | {"AUGU_DATA_DIR": str(folder / "served")} | settings
+        log = folder / f"gunicorn-{port}.log"
         with log.open("wb") as out:
             command = [BIN / "gunicorn", "--bind", f"127.0.0.1:{port}"]
             process = subprocess.Popen(command, env=env, cwd=ROOT, stdout=out, stderr=subprocess.STDOUT)
@@ -277,6 +278,13 @@ def serve(tmp_path: Path) -> Iterator[Serve]:
     for server in running:
         if server.process.poll() is None:
             server.stop()
+
+
+@pytest.fixture
+def serve(tmp_path: Path) -> Iterator[Serve]:
+    """Servers of one test, as `serving` starts them."""
+    with serving(tmp_path) as start:
+        yield start
 
 
 def _as_user(name: str) -> list[str]:
@@ -365,6 +373,19 @@ def redis(tmp_path: Path) -> Iterator[str]:
     yield f"redis://127.0.0.1:{port}"
     process.terminate()
     process.wait()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """A real Chromium. It is not kept for longer: no other event loop can run in this thread beside Playwright's."""
+    program = shutil.which("chromium")
+    if program is None:
+        missing("chromium")
+    quiet = ["--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run"]
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=program, chromium_sandbox=os.geteuid() != 0, args=quiet)
+        yield chromium
+        chromium.close()
 
 
 @pytest.fixture

@@ -41,7 +41,7 @@ def test_defaults(tmp_path: Path) -> None:
         "deepstack": False,
         "metrics_token": "",
         "metrics_dir": None,
-        "docs_url": "/openapi.json",
+        "docs_url": "/docs",
         "workers": CORES,
         "port": 8000,
     }

@@ -235,7 +235,7 @@ def test_a_missing_flag_is_403(client: FlaskClient, add_user: AddUser) -> None:
             response,
             403,
             "You do not have the flag required to access this endpoint. "
-            "Please refer to the documentation at /openapi.json for more information.",
+            "Please refer to the documentation at /docs for more information.",
         )
 
 

@@ -1,0 +1,242 @@
+// The page to try the endpoint by hand: a photo becomes a PNG, is sent, and its objects are drawn over it.
+
+import { explain, quota } from "./service.js";
+
+const ENDPOINT = "/images/classify/objects";
+const LEAST = 5; // percent: what the slider can show
+const MAX_BYTES = 5 * 1024 * 1024;
+const MAX_PIXELS = 25e6;
+const KEPT = "augu-token";
+const $ = (id) => document.getElementById(id);
+const shown = { objects: [], language: "curl", pixels: "" };
+
+// --- the token
+
+$("token").value = localStorage.getItem(KEPT) ?? "";
+$("keep").checked = localStorage.getItem(KEPT) !== null;
+$("account").addEventListener("submit", (event) => event.preventDefault());
+$("account").addEventListener("input", () => {
+  if ($("keep").checked) localStorage.setItem(KEPT, $("token").value.trim());
+  else localStorage.removeItem(KEPT);
+});
+
+// --- the photo, from wherever it comes
+
+$("file").addEventListener("change", () => take($("file").files[0]));
+$("example").addEventListener("click", async () => take(await (await fetch("/assets/example.png")).blob()));
+document.addEventListener("paste", (event) => take(event.clipboardData.files[0]));
+for (const kind of ["dragenter", "dragover"]) {
+  document.addEventListener(kind, (event) => {
+    event.preventDefault();
+    $("drop").classList.add("over");
+  });
+}
+for (const kind of ["dragleave", "drop"]) document.addEventListener(kind, () => $("drop").classList.remove("over"));
+document.addEventListener("drop", (event) => {
+  event.preventDefault();
+  take(event.dataTransfer.files[0]);
+});
+
+let latest = 0; // a later photo is not overwritten by the reply to an earlier one
+
+async function take(file) {
+  if (!file) return;
+  const mine = ++latest;
+  say("Reading the photo …");
+  $("problem").hidden = $("result").hidden = $("request").hidden = true;
+  $("file").value = ""; // the same photo may be chosen again
+  try {
+    const png = await toPNG(file);
+    if (mine === latest) say("Looking for objects …");
+    const reply = await ask(png.blob);
+    if (mine === latest) show(png, reply);
+  } catch (problem) {
+    if (mine === latest) complain(problem);
+  }
+}
+
+/** The photo as the browser shows it, as a PNG that the service takes: a larger one is made smaller. */
+async function toPNG(file) {
+  let bitmap;
+  try {
+    bitmap = await createImageBitmap(file);
+  } catch {
+    throw { title: "This browser cannot show that file.", hint: "Choose a photo: a JPEG, PNG or WebP, for example." };
+  }
+  let scale = Math.min(1, Math.sqrt(MAX_PIXELS / (bitmap.width * bitmap.height)));
+  for (;;) {
+    const canvas = document.createElement("canvas");
+    canvas.width = Math.max(1, Math.floor(bitmap.width * scale));
+    canvas.height = Math.max(1, Math.floor(bitmap.height * scale));
+    canvas.getContext("2d").drawImage(bitmap, 0, 0, canvas.width, canvas.height);
+    const blob = await new Promise((resolve) => canvas.toBlob(resolve, "image/png"));
+    if (blob.size <= MAX_BYTES) return { blob, width: canvas.width, height: canvas.height };
+    scale *= 0.95 * Math.sqrt(MAX_BYTES / blob.size);
+  }
+}
+
+async function ask(blob) {
+  const started = performance.now();
+  const headers = { Authorization: `Bearer ${$("token").value.trim()}`, "Content-Type": "image/png" };
+  let response;
+  try {
+    response = await fetch(`${ENDPOINT}?min_score=${LEAST}`, { method: "POST", headers, body: blob });
+  } catch {
+    throw { title: "The service does not answer.", hint: "Is it running, and are you online?" };
+  }
+  const reply = await response.json().catch(() => null);
+  if (!response.ok || !reply) throw explain(response, reply);
+  return { ...reply.data, milliseconds: performance.now() - started, quota: quota(response) };
+}
+
+// --- what is shown
+
+function say(text) {
+  $("status").textContent = text;
+}
+
+function complain({ title, hint, left = "" }) {
+  say(left);
+  const strong = document.createElement("strong");
+  strong.textContent = title;
+  const paragraph = document.createElement("p");
+  paragraph.append(strong, " ", hint);
+  $("problem").replaceChildren(paragraph);
+  $("problem").hidden = false;
+}
+
+function show(png, reply) {
+  shown.objects = reply.objects;
+  const url = URL.createObjectURL(png.blob);
+  URL.revokeObjectURL($("save").href);
+  $("picture").src = $("save").href = url;
+  $("facts").textContent =
+    `${png.width} × ${png.height} pixels. The service took ${reply.took} ms, ` +
+    `the whole request ${Math.round(reply.milliseconds)} ms. ${reply.quota}`;
+  shown.pixels = { width: png.width, height: png.height };
+  $("result").hidden = $("request").hidden = false;
+  draw();
+}
+
+$("score").addEventListener("input", draw);
+
+function draw() {
+  const least = Number($("score").value);
+  const objects = shown.objects.filter((item) => item.score >= least);
+  $("least").textContent = least;
+  $("none").hidden = objects.length > 0;
+  $("boxes").replaceChildren(...objects.map(boxOf).reverse()); // the best is on top
+  $("list").replaceChildren(...objects.map(lineOf));
+  const names = objects.map((item) => item.name).join(", ");
+  $("picture").alt = objects.length ? `Your photo, with boxes around: ${names}` : "Your photo";
+  say(objects.length === 1 ? "1 object found." : `${objects.length} objects found.`);
+  $("program").textContent = PROGRAMS[shown.language](least);
+}
+
+function boxOf(item) {
+  const box = document.createElement("div");
+  const { width, height } = shown.pixels;
+  box.className = "box";
+  box.style.left = `${(100 * item.x) / width}%`;
+  box.style.top = `${(100 * item.y) / height}%`;
+  box.style.width = `${(100 * item.width) / width}%`;
+  box.style.height = `${(100 * item.height) / height}%`;
+  paint(box, item.name);
+  const label = document.createElement("span");
+  label.textContent = `${item.name} ${Math.round(item.score)}`;
+  box.append(label);
+  item.box = box;
+  return box;
+}
+
+function lineOf(item) {
+  const line = document.createElement("li");
+  const button = document.createElement("button");
+  const swatch = document.createElement("i");
+  const score = document.createElement("b");
+  button.type = "button";
+  paint(swatch, item.name);
+  score.textContent = `${item.score.toFixed(2)} %`;
+  button.append(swatch, item.name, score);
+  for (const kind of ["mouseenter", "focus"]) button.addEventListener(kind, () => item.box.classList.add("lit"));
+  for (const kind of ["mouseleave", "blur"]) button.addEventListener(kind, () => item.box.classList.remove("lit"));
+  line.append(button);
+  return line;
+}
+
+// --- colours: those of the annotated replies (augu_api/drawing.py)
+
+function paint(element, name) {
+  const colour = colourOf(name);
+  const [red, green, blue] = colour.map((c) => (c <= 10 ? c / 255 / 12.92 : ((c / 255 + 0.055) / 1.055) ** 2.4));
+  element.style.setProperty("--colour", `rgb(${colour})`);
+  element.style.setProperty("--ink", 0.2126 * red + 0.7152 * green + 0.0722 * blue > 0.179 ? "black" : "white");
+}
+
+function colourOf(name) {
+  const hue = crc32(new TextEncoder().encode(name)) % 360;
+  const channel = (n) => {
+    const k = (n + hue / 30) % 12;
+    return Math.round(255 * (0.6 - 0.36 * Math.max(-1, Math.min(k - 3, 9 - k, 1))));
+  };
+  return [channel(0), channel(8), channel(4)];
+}
+
+function crc32(bytes) {
+  let crc = -1;
+  for (const byte of bytes) {
+    crc ^= byte;
+    for (let bit = 0; bit < 8; bit++) crc = (crc >>> 1) ^ (crc & 1 ? 0xedb88320 : 0);
+  }
+  return ~crc >>> 0;
+}
+
+// --- the same request elsewhere
+
+const PROGRAMS = {
+  curl: (least) => `curl -H "Authorization: Bearer $AUGU_TOKEN" -H "Content-Type: image/png" \\
+     --data-binary @photo.png "${location.origin}${ENDPOINT}?min_score=${least}"`,
+  python: (least) => `import os
+import requests
+
+with open("photo.png", "rb") as photo:
+    response = requests.post(
+        "${location.origin}${ENDPOINT}",
+        params={"min_score": ${least}},
+        headers={"Authorization": f"Bearer {os.environ['AUGU_TOKEN']}", "Content-Type": "image/png"},
+        data=photo,
+        timeout=60,
+    )
+for item in response.json()["data"]["objects"]:
+    print(item["name"], item["score"], item["x"], item["y"], item["width"], item["height"])`,
+  javascript: (least) => `import { readFile } from "node:fs/promises";
+
+const response = await fetch("${location.origin}${ENDPOINT}?min_score=${least}", {
+  method: "POST",
+  headers: { Authorization: \`Bearer \${process.env.AUGU_TOKEN}\`, "Content-Type": "image/png" },
+  body: await readFile("photo.png"),
+});
+const { data } = await response.json();
+for (const { name, score, x, y, width, height } of data.objects) console.log(name, score, x, y, width, height);`,
+};
+
+for (const button of document.querySelectorAll("[data-language]")) {
+  button.addEventListener("click", () => {
+    shown.language = button.dataset.language;
+    for (const other of document.querySelectorAll("[data-language]")) {
+      other.setAttribute("aria-pressed", other === button);
+    }
+    draw();
+  });
+}
+
+$("copy").addEventListener("click", async () => {
+  try {
+    await navigator.clipboard.writeText($("program").textContent);
+    $("copy").textContent = "Copied";
+  } catch {
+    getSelection().selectAllChildren($("program")); // not over plain http: the text is at least marked
+    $("copy").textContent = "Press Ctrl+C";
+  }
+  setTimeout(() => ($("copy").textContent = "Copy"), 2000);
+});
