@@ -3,7 +3,7 @@ BIN = .venv/bin
 ENGINE ?= $(AUGU_ENGINE)
 COMPILE = $(BIN)/uv pip compile --universal --python-version 3.11 --no-annotate --no-header --quiet --upgrade setup.cfg
 
-.PHONY: run install test check train bench lock
+.PHONY: run install test check train screenshots bench lock
 
 run: install $(if $(filter torchvision,$(ENGINE)),.venv/torch)  ## serve on http://127.0.0.1:8000, or $PORT
 	$(BIN)/augu-api demo
@@ -19,6 +19,9 @@ check: .venv/test  ## what pre-commit and CI check beside the tests
 
 train: .venv/train  ## train a model further: make train ARGS="bundled --images ..."
 	$(BIN)/augu-api weights train $(or $(ARGS),--help)
+
+screenshots: .venv/test  ## draw the pictures of README.md anew
+	AUGU_SCREENSHOTS=docs $(BIN)/pytest tests/test_page.py -k screenshots
 
 bench: .venv/bench  ## measure this service beside others; needs h2load (nghttp2-client)
 	$(BIN)/python benchmarks/run.py

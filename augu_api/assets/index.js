@@ -1,5 +1,6 @@
 // The page to try the endpoint by hand: a photo becomes a PNG, is sent, and its objects are drawn over it.
 
+import { paint } from "./colours.js";
 import { explain, quota } from "./service.js";
 
 const ENDPOINT = "/images/classify/objects";
@@ -111,7 +112,7 @@ function show(png, reply) {
   URL.revokeObjectURL($("save").href);
   $("picture").src = $("save").href = url;
   $("facts").textContent =
-    `${png.width} × ${png.height} pixels. The service took ${reply.took} ms, ` +
+    `${png.width} x ${png.height} pixels. The service took ${reply.took} ms, ` +
     `the whole request ${Math.round(reply.milliseconds)} ms. ${reply.quota}`;
   shown.pixels = { width: png.width, height: png.height };
   $("result").hidden = $("request").hidden = false;
@@ -162,33 +163,6 @@ function lineOf(item) {
   for (const kind of ["mouseleave", "blur"]) button.addEventListener(kind, () => item.box.classList.remove("lit"));
   line.append(button);
   return line;
-}
-
-// --- colours: those of the annotated replies (augu_api/drawing.py)
-
-function paint(element, name) {
-  const colour = colourOf(name);
-  const [red, green, blue] = colour.map((c) => (c <= 10 ? c / 255 / 12.92 : ((c / 255 + 0.055) / 1.055) ** 2.4));
-  element.style.setProperty("--colour", `rgb(${colour})`);
-  element.style.setProperty("--ink", 0.2126 * red + 0.7152 * green + 0.0722 * blue > 0.179 ? "black" : "white");
-}
-
-function colourOf(name) {
-  const hue = crc32(new TextEncoder().encode(name)) % 360;
-  const channel = (n) => {
-    const k = (n + hue / 30) % 12;
-    return Math.round(255 * (0.6 - 0.36 * Math.max(-1, Math.min(k - 3, 9 - k, 1))));
-  };
-  return [channel(0), channel(8), channel(4)];
-}
-
-function crc32(bytes) {
-  let crc = -1;
-  for (const byte of bytes) {
-    crc ^= byte;
-    for (let bit = 0; bit < 8; bit++) crc = (crc >>> 1) ^ (crc & 1 ? 0xedb88320 : 0);
-  }
-  return ~crc >>> 0;
 }
 
 // --- the same request elsewhere
