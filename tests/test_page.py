@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
-from playwright.sync_api import Browser, BrowserContext, Locator, Page, Request, expect
+from playwright.sync_api import Browser, BrowserContext, FilePayload, Locator, Page, Request, expect
 
 from augu_api.config import ROOT, Settings
 from augu_api.detection.catalogue import find
@@ -372,6 +372,8 @@ def test_a_program_can_be_copied(page: Page, token: str) -> None:
 
 def test_the_keyboard_is_enough(page: Page, token: str) -> None:
     """Token, photo, slider, objects and programs are reached by Tab, in this order, and used by keys."""
+    cat: FilePayload = {"name": "cat.png", "mimeType": "image/png", "buffer": CAT}
+    page.on("filechooser", lambda chooser: chooser.set_files(cat))
     page.keyboard.press("Tab")
     expect(page.get_by_role("link", name="Skip to the photo")).to_be_focused()
     page.keyboard.press("Enter")
@@ -381,9 +383,8 @@ def test_the_keyboard_is_enough(page: Page, token: str) -> None:
     page.keyboard.press("Tab")
     expect(page.get_by_label("Keep it in this browser")).to_be_focused()
     page.keyboard.press("Tab")
-    with page.expect_file_chooser() as chooser:
-        page.keyboard.press("Enter")
-    chooser.value.set_files({"name": "cat.png", "mimeType": "image/png", "buffer": CAT})
+    expect(page.get_by_label("Choose a photo")).to_be_focused()
+    page.keyboard.press("Space")
     expect(page.get_by_role("status")).to_have_text("1 object found.")
     page.keyboard.press("Tab")
     objects_of(page, lambda: page.keyboard.press("Enter"))  # the example
