@@ -3,7 +3,7 @@ BIN = .venv/bin
 ENGINE ?= $(AUGU_ENGINE)
 COMPILE = $(BIN)/uv pip compile --universal --python-version 3.11 --no-annotate --no-header --quiet --upgrade setup.cfg
 
-.PHONY: run install test check train screenshots bench lock
+.PHONY: run install test check train screenshots fuzz bench lock
 
 run: install $(if $(filter torchvision,$(ENGINE)),.venv/torch)  ## serve on http://127.0.0.1:8000, or $PORT
 	$(BIN)/augu-api demo
@@ -22,6 +22,9 @@ train: .venv/train  ## train a model further: make train ARGS="bundled --images 
 
 screenshots: .venv/test  ## draw the pictures of README.md anew
 	AUGU_SCREENSHOTS=docs $(BIN)/pytest tests/test_page.py -k screenshots
+
+fuzz: .venv/fuzz  ## look for bodies that are read wrongly: make fuzz ARGS="-max_total_time=3600 corpus"
+	$(BIN)/python -m tests.fuzz $(ARGS)
 
 bench: .venv/bench  ## measure this service beside others; needs h2load (nghttp2-client)
 	$(BIN)/python benchmarks/run.py
@@ -53,4 +56,8 @@ lock: .venv/test  ## pin what setup.cfg asks for
 
 .venv/test: requirements-test.txt .venv/torch
 	$(BIN)/pip install --no-deps -r $<
+	touch $@
+
+.venv/fuzz: .venv/test
+	$(BIN)/pip install atheris==3.0.0
 	touch $@

@@ -26,6 +26,7 @@ MAX_STORED = 0xFFFF  # bytes in one stored block
 NO_CHECKSUM = bytes(4)  # Pillow does not look at those of the pixels, and ours were verified
 END = b"\0\0\0\0IEND\xae\x42\x60\x82"
 PIXEL_CHUNKS = frozenset((b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"))
+UNIQUE = {b"IHDR": "header", b"PLTE": "palette", b"tRNS": "transparency"}
 CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by colour type
 DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}
 ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
@@ -152,10 +153,14 @@ def _chunks(data: bytes) -> Iterator[tuple[bytes, memoryview]]:
 
 
 def _check_order(header: Header, kinds: list[bytes]) -> None:
-    """Refuse a second header, which the decoder would believe, and pixels that come before their palette."""
-    if kinds.count(b"IHDR") > 1:
-        raise ImageRejected("Corrupt PNG image: a second header.")
-    if header.colour == 3 and b"PLTE" not in takewhile(lambda kind: kind != b"IDAT", kinds):
+    """Refuse what decoders disagree on: a second header, palette or transparency, or one that comes after pixels."""
+    before = list(takewhile(lambda kind: kind != b"IDAT", kinds))
+    for kind, name in UNIQUE.items():
+        if kinds.count(kind) > 1:
+            raise ImageRejected(f"Corrupt PNG image: a second {name}.")
+        if kind in kinds and kind not in before:
+            raise ImageRejected(f"Corrupt PNG image: its {name} comes after its pixels.")
+    if header.colour == 3 and b"PLTE" not in before:
         raise ImageRejected("Corrupt PNG image: its palette is missing.")
 
 
