@@ -1,0 +1,119 @@
+"""The gunicorn worker: what slow clients and those who go away cost."""
+
+import http.client
+import json
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from threading import Thread
+
+import pytest
+
+from augu_api.worker import FairWorker
+from tests.conftest import OBJECTS, Serve, Server, wait_until
+from tests.test_cluster import add, call, photo, sockets
+
+THREADS = 12
+
+
+class Impatient(FairWorker):
+    """Does not wait as long as the one that serves."""
+
+    read_seconds = 2.0
+    write_seconds = 4.0
+
+
+@pytest.fixture
+def server(serve: Serve) -> Server:
+    """One worker, with few threads."""
+    arguments = f"--worker-class tests.test_worker.Impatient --threads {THREADS}"
+    return serve(WEB_CONCURRENCY="1", GUNICORN_CMD_ARGS=arguments)
+
+
+def slowly(port: int, request: bytes, connections: list[socket.socket]) -> socket.socket:
+    """Send a request a byte at a time, far more slowly than anybody waits for."""
+    client = socket.create_connection(("127.0.0.1", port), timeout=30)
+    connections.append(client)
+
+    def send() -> None:
+        with suppress(OSError):
+            for at in range(len(request)):
+                client.sendall(request[at : at + 1])
+                time.sleep(0.5)
+
+    Thread(target=send, daemon=True).start()
+    return client
+
+
+@pytest.fixture
+def connections() -> Iterator[list[socket.socket]]:
+    """Connections that are closed in the end."""
+    opened: list[socket.socket] = []
+    yield opened
+    for connection in opened:
+        connection.close()
+
+
+def head(token: str, length: int) -> bytes:
+    return (
+        f"POST {OBJECTS} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {token}\r\n"
+        f"Content-Type: text/plain\r\nContent-Length: {length}\r\n\r\n"
+    ).encode()
+
+
+def test_a_slow_body_ends(server: Server, connections: list[socket.socket]) -> None:
+    """A body that comes too slowly is answered with 400, and its place in the line is free again."""
+    token, body = add(server, coefficient=1000), photo("chelsea")
+    client = socket.create_connection(("127.0.0.1", server.port), timeout=30)
+    connections.append(client)
+    client.sendall(head(token, len(body)) + body[:1000])
+    response = http.client.HTTPResponse(client)
+    response.begin()
+    assert response.status == 400
+    assert json.loads(response.read())["message"] == "Invalid request body."
+    assert call(server.port, OBJECTS, body, token).status == 200
+
+
+def test_slow_heads_hold_a_thread_each_for_a_while(server: Server, connections: list[socket.socket]) -> None:
+    """While all but one thread wait for slow clients the others are served; later the slow ones are hung up on."""
+    clients = [slowly(server.port, head("x" * 200, 0), connections) for _ in range(THREADS - 1)]
+    for _ in range(5):
+        assert call(server.port, "/health/live").status == 200
+    for client in clients:
+        assert client.recv(1000) == b""
+    assert server.is_ready()
+
+
+def test_a_reply_that_nobody_reads_ends(server: Server, connections: list[socket.socket]) -> None:
+    """A client that asks for large replies and reads none holds its thread for a while only."""
+    token, body = add(server, coefficient=1000), photo("astronaut")
+    request = head(token, len(body)).replace(b"\r\nHost", b"\r\nAccept: image/png\r\nHost") + body
+    for _ in range(THREADS):
+        client = socket.create_connection(("127.0.0.1", server.port), timeout=30)
+        connections.append(client)
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+
+        def send(client: socket.socket = client) -> None:
+            with suppress(OSError):
+                for _ in range(30):
+                    client.sendall(request)
+
+        Thread(target=send, daemon=True).start()
+    wait_until(lambda: call(server.port, OBJECTS, body, token).status == 200)
+    wait_until(lambda: sockets(server.workers[0]) < THREADS)
+
+
+def test_who_goes_away_costs_nothing(server: Server) -> None:
+    """Clients that hang up in the middle of a request leave no thread, no socket and no place in the line taken."""
+    token, body = add(server, coefficient=1000), photo("chelsea")
+    assert call(server.port, OBJECTS, body, token).status == 200
+    [worker] = server.workers
+    before = sockets(worker)
+    for length in (0, 10, len(body) // 2, len(body)):
+        for _ in range(20):
+            with socket.create_connection(("127.0.0.1", server.port), timeout=30) as client:
+                client.sendall((head(token, len(body)) + body)[: len(head(token, len(body))) + length])
+    wait_until(lambda: sockets(worker) <= before)
+    assert call(server.port, OBJECTS, body, token).status == 200
+    assert server.workers == [worker]
