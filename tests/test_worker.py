@@ -1,5 +1,6 @@
 """The gunicorn worker: what slow clients and those who go away cost."""
 
+import base64
 import http.client
 import json
 import socket
@@ -9,9 +10,11 @@ from contextlib import suppress
 from threading import Thread
 
 import pytest
+from PIL import Image
+from skimage import data
 
 from augu_api.worker import FairWorker
-from tests.conftest import OBJECTS, Serve, Server, wait_until
+from tests.conftest import OBJECTS, Serve, Server, png_of, wait_until
 from tests.test_cluster import add, call, photo, sockets
 
 THREADS = 12
@@ -86,22 +89,27 @@ def test_slow_heads_hold_a_thread_each_for_a_while(server: Server, connections: 
 
 
 def test_a_reply_that_nobody_reads_ends(server: Server, connections: list[socket.socket]) -> None:
-    """A client that asks for large replies and reads none holds its thread for a while only."""
-    token, body = add(server, coefficient=1000), photo("astronaut")
+    """Clients that ask for large replies again and again and read none are hung up on."""
+    token = add(server, coefficient=1000)
+    body = base64.b64encode(png_of(Image.fromarray(data.astronaut()).resize((1000, 1000))))
     request = head(token, len(body)).replace(b"\r\nHost", b"\r\nAccept: image/png\r\nHost") + body
-    for _ in range(THREADS):
-        client = socket.create_connection(("127.0.0.1", server.port), timeout=30)
+
+    def ask_on(client: socket.socket) -> None:
+        with suppress(OSError):
+            while True:
+                client.sendall(request)
+
+    threads = []
+    for _ in range(2):
+        client = socket.create_connection(("127.0.0.1", server.port))
         connections.append(client)
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-
-        def send(client: socket.socket = client) -> None:
-            with suppress(OSError):
-                for _ in range(30):
-                    client.sendall(request)
-
-        Thread(target=send, daemon=True).start()
-    wait_until(lambda: call(server.port, OBJECTS, body, token).status == 200)
-    wait_until(lambda: sockets(server.workers[0]) < THREADS)
+        threads.append(Thread(target=ask_on, args=(client,), daemon=True))
+        threads[-1].start()
+    for thread in threads:
+        thread.join(60)
+        assert not thread.is_alive()
+    assert call(server.port, OBJECTS, body, token).status == 200
 
 
 def test_who_goes_away_costs_nothing(server: Server) -> None:
