@@ -14,6 +14,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -22,7 +23,7 @@ from io import BytesIO
 from multiprocessing import get_context
 from pathlib import Path
 from threading import Barrier
-from typing import Any
+from typing import Any, Self
 
 import psycopg
 import pytest
@@ -287,38 +288,61 @@ def serve(tmp_path: Path) -> Iterator[Serve]:
         yield start
 
 
-def _as_user(name: str) -> list[str]:
-    """PostgreSQL refuses to run as root."""
-    return ["runuser", "-u", name, "--"] if os.geteuid() == 0 else []
+@dataclass
+class Postgres:
+    """A real PostgreSQL in a folder of its own, which can be stopped and started again."""
+
+    programs: Path
+    folder: Path
+    port: int
+
+    @classmethod
+    def made(cls) -> Self:
+        """A new one, running."""
+        found = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
+        if not found:
+            missing("PostgreSQL")
+        server = cls(found[-1], Path(f"/tmp/augu-postgres-{uuid.uuid4().hex}"), free_port())
+        server.folder.mkdir()
+        if os.geteuid() == 0:
+            shutil.chown(server.folder, "postgres")
+        server._run("initdb", "-U", "augu", "-A", "trust")
+        server.start()
+        return server
+
+    @property
+    def url(self) -> str:
+        """Of its maintenance database."""
+        return f"postgresql://augu@127.0.0.1:{self.port}/postgres"
+
+    def start(self) -> None:
+        options = f"-c port={self.port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={self.folder}"
+        self._run("pg_ctl", "-l", str(self.folder / "log"), "-o", f"{options} -c fsync=off", "-w", "start")
+
+    def stop(self) -> None:
+        self._run("pg_ctl", "-m", "immediate", "stop")
+
+    def _run(self, program: str, *arguments: str) -> None:
+        as_user = ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []  # it refuses to run as root
+        subprocess.run([*as_user, self.programs / program, "-D", self.folder / "data", *arguments], check=True)
 
 
 @pytest.fixture(scope="session")
-def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A real PostgreSQL; the URL of its maintenance database."""
-    found = sorted(Path("/usr/lib/postgresql").glob("*/bin")) if Path("/usr/lib/postgresql").is_dir() else []
-    if not found:
-        missing("PostgreSQL")
-    folder, port = Path(f"/tmp/augu-postgres-{os.getpid()}"), free_port()
-    folder.mkdir()
-    if os.geteuid() == 0:
-        shutil.chown(folder, "postgres")
-    as_user, data = _as_user("postgres"), str(folder / "data")
-    subprocess.run([*as_user, found[-1] / "initdb", "-D", data, "-U", "augu", "-A", "trust"], check=True)
-    options = f"-c port={port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={folder} -c fsync=off"
-    log = str(folder / "log")
-    subprocess.run([*as_user, found[-1] / "pg_ctl", "-D", data, "-l", log, "-o", options, "-w", "start"], check=True)
-    yield f"postgresql://augu@127.0.0.1:{port}/postgres"
-    subprocess.run([*as_user, found[-1] / "pg_ctl", "-D", data, "-m", "immediate", "stop"], check=True)
-    shutil.rmtree(folder)
+def postgres_server() -> Iterator[Postgres]:
+    """A real PostgreSQL."""
+    server = Postgres.made()
+    yield server
+    server.stop()
+    shutil.rmtree(server.folder)
 
 
 @pytest.fixture
-def postgres(postgres_server: str) -> str:
+def postgres(postgres_server: Postgres) -> str:
     """The URL of an empty PostgreSQL database."""
-    with psycopg.connect(postgres_server, autocommit=True) as connection:
+    with psycopg.connect(postgres_server.url, autocommit=True) as connection:
         connection.execute("DROP DATABASE IF EXISTS augu WITH (FORCE)")
         connection.execute("CREATE DATABASE augu")
-    return postgres_server.replace("/postgres", "/augu")
+    return postgres_server.url.replace("/postgres", "/augu")
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -388,9 +412,9 @@ def browser() -> Iterator[Browser]:
         chromium.close()
 
 
-@pytest.fixture
-def nginx(tmp_path: Path) -> Iterator[Callable[[int], int]]:
-    """Start a real nginx with deploy/nginx.conf in front of a port: `nginx(8000)` returns the port it listens on."""
+@contextmanager
+def fronting(folder: Path) -> Iterator[Callable[[int], int]]:
+    """Start a real nginx with deploy/nginx.conf in front of a port: `start(8000)` returns the port it listens on."""
     program = shutil.which("nginx")
     if program is None:
         missing("nginx")
@@ -399,11 +423,11 @@ def nginx(tmp_path: Path) -> Iterator[Callable[[int], int]]:
     def start(upstream: int) -> int:
         port = free_port()
         given = (ROOT / "deploy" / "nginx.conf").read_text()
-        config = tmp_path / "nginx.conf"
+        config = folder / "nginx.conf"
         config.write_text(
             given.replace("127.0.0.1:8000", f"127.0.0.1:{upstream}").replace("listen 80;", f"listen {port};")
         )
-        command = [str(program), "-p", str(tmp_path), "-c", str(config), "-g", f"daemon off; pid {tmp_path}/nginx.pid;"]
+        command = [str(program), "-p", str(folder), "-c", str(config), "-g", f"daemon off; pid {folder}/nginx.pid;"]
         running.append(subprocess.Popen(command))
         wait_until(lambda: answers(port))
         return port
@@ -412,3 +436,10 @@ def nginx(tmp_path: Path) -> Iterator[Callable[[int], int]]:
     for process in running:
         process.terminate()
         process.wait()
+
+
+@pytest.fixture
+def nginx(tmp_path: Path) -> Iterator[Callable[[int], int]]:
+    """Nginx in one test, as `fronting` starts it."""
+    with fronting(tmp_path) as start:
+        yield start
