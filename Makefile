@@ -3,7 +3,7 @@ BIN = .venv/bin
 ENGINE ?= $(AUGU_ENGINE)
 COMPILE = $(BIN)/uv pip compile --universal --python-version 3.11 --no-annotate --no-header --quiet --upgrade setup.cfg
 
-.PHONY: run install test check train screenshots fuzz bench lock
+.PHONY: run install test check train screenshots fuzz soak bench lock
 
 run: install $(if $(filter torchvision,$(ENGINE)),.venv/torch)  ## serve on http://127.0.0.1:8000, or $PORT
 	$(BIN)/augu-api demo
@@ -25,6 +25,9 @@ screenshots: .venv/test  ## draw the pictures of README.md anew
 
 fuzz: .venv/fuzz  ## look for bodies that are read wrongly: make fuzz ARGS="-max_total_time=3600 corpus"
 	$(BIN)/python -m tests.fuzz $(ARGS)
+
+soak: .venv/test  ## load, faults and hostile input for a while: make soak MINUTES=30
+	$(BIN)/python -m tests.soak $(or $(MINUTES),5)
 
 bench: .venv/bench  ## measure this service beside others; needs h2load (nghttp2-client)
 	$(BIN)/python benchmarks/run.py

@@ -1,0 +1,333 @@
+"""Load, faults and hostile input against a real installation for a while: `make soak MINUTES=30`.
+
+nginx with deploy/nginx.conf, gunicorn with its defaults, PostgreSQL. In the end a table says what was done, how often,
+and what came of it; the exit status is 1 if a promise was broken.
+"""
+
+import http.client
+import json
+import os
+import random
+import signal
+import socket
+import statistics
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, field
+from itertools import pairwise
+from multiprocessing import get_context
+from pathlib import Path
+from typing import NamedTuple
+
+import psutil
+import psycopg
+from tabulate import tabulate
+
+from tests.conftest import OBJECTS, Postgres, Server, fronting, serving, wait_until
+from tests.test_cluster import add, call, photo
+from tests.test_hostile import ask, bodies, lines, photos, tokens
+
+CLIENTS = 64
+HEALTH_MS = 100.0
+GROWTH = 1.05
+GONE = 10  # seconds without a database
+THREADS = 12  # of a worker
+PHOTOS = ("astronaut", "chelsea", "coffee")
+ALLOWED = {200, 429, 503}
+LIMIT = 60_000  # requests a minute of the user who counts
+
+
+class Reply(NamedTuple):
+    """Its status (0: none came), the milliseconds, whether it says when to try again, and the requests left."""
+
+    status: int
+    milliseconds: float
+    retry: bool
+    left: int | None = None
+
+
+def timed(port: int, path: str, body: bytes | None = None, token: str = "") -> Reply:
+    """Ask on a connection of its own."""
+    start = time.perf_counter()
+    try:
+        reply = call(port, path, body, token)
+    except (OSError, http.client.HTTPException):
+        return Reply(0, (time.perf_counter() - start) * 1000, False)
+    left = reply.headers["X-Ratelimit-Remaining"]
+    milliseconds = (time.perf_counter() - start) * 1000
+    return Reply(reply.status, milliseconds, "Retry-After" in reply.headers, None if left is None else int(left))
+
+
+def repeated(
+    port: int, path: str, pause: float, until: float, body: bytes | None = None, token: str = ""
+) -> list[Reply]:
+    """Ask again and again, and wait a second after a refusal, as it says."""
+    replies = []
+    while time.time() < until:
+        replies.append(timed(port, path, body, token))
+        time.sleep(1 if replies[-1].status in (0, 429, 503) and body else pause)
+    return replies
+
+
+def crowd(port: int, user_tokens: list[str], until: float) -> list[Reply]:
+    """Send photos from many clients at once."""
+    images = [photo(name) for name in PHOTOS]
+    with ThreadPoolExecutor(CLIENTS) as pool:
+        jobs = [
+            pool.submit(repeated, port, OBJECTS, 0, until, images[n % len(images)], user_tokens[n % len(user_tokens)])
+            for n in range(CLIENTS)
+        ]
+        return [reply for job in jobs for reply in job.result()]
+
+
+def miscounted(replies: list[Reply]) -> int:
+    """Steps at which a user's requests left are not one less than before, where nobody else asks as this user.
+
+    A request that got no answer may have been counted or not.
+    """
+    wrong, last, doubt = 0, None, 0
+    for reply in replies:
+        if reply.left is None:
+            doubt += 1
+            continue
+        whole = LIMIT - 1
+        same_window = last is not None and 1 <= last - reply.left <= 1 + doubt
+        new_window = whole - doubt <= reply.left <= whole
+        wrong += not (same_window or new_window)
+        last, doubt = reply.left, 0
+    return wrong
+
+
+# --- what is done to it
+
+
+@dataclass
+class Installation:
+    """What is running, and what was done to it."""
+
+    server: Server
+    port: int
+    database: Postgres
+    done: dict[str, list[str]] = field(default_factory=dict)
+
+    def worker_killed(self) -> str:
+        """Kill -9 a worker; how long until there is a new one."""
+        victim, workers, start = random.choice(self.server.workers), len(self.server.workers), time.time()
+        os.kill(victim, signal.SIGKILL)
+        wait_until(lambda: victim not in self.server.workers and len(self.server.workers) == workers)
+        wait_until(self.server.is_ready)
+        return f"a new one after {time.time() - start:.1f} s"
+
+    def workers_renewed(self) -> str:
+        """A restart of all workers, one after the other."""
+        before = set(self.server.workers)
+        self.server.process.send_signal(signal.SIGHUP)
+        wait_until(lambda: not before & set(self.server.workers) and len(self.server.workers) == len(before), 90)
+        wait_until(self.server.is_ready)
+        return "all are new"
+
+    def database_gone(self) -> str:
+        """Stop PostgreSQL for a while; how long after its return until requests are answered."""
+        start = time.time()
+        self.database.stop()
+        during = []
+        while time.time() < start + GONE:
+            during.append(timed(self.port, "/session", token=self._some_token()).status)
+            time.sleep(0.5)
+        self.database.start()
+        back = time.time()
+        wait_until(lambda: timed(self.port, "/session", token=self._some_token()).status == 200)
+        passed = [status for status in during if status != 503]
+        return f"{'503 meanwhile' if not passed else f'BROKEN: {passed}'}, back {time.time() - back:.1f} s after it"
+
+    def slow_clients(self) -> str:
+        """Thirty clients that send a byte a second through nginx; photos are answered meanwhile."""
+        head = f"POST {OBJECTS} HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n".encode()
+        with ThreadPoolExecutor(1) as pool:
+            clients = [socket.create_connection(("127.0.0.1", self.port), timeout=60) for _ in range(30)]
+            answered = pool.submit(lambda: timed(self.port, "/session", token=self._some_token()).status)
+            for at in range(15):
+                for client in clients:
+                    with suppress(OSError):
+                        client.sendall(head[at : at + 1])
+                time.sleep(1)
+            status = answered.result()
+        for client in clients:
+            client.close()
+        return "others are answered meanwhile" if status == 200 else f"BROKEN: {status}"
+
+    def clients_gone(self) -> str:
+        """A hundred clients that hang up in the middle of a photo, with a good token, half of them without nginx."""
+        body = photo("chelsea")
+        head = f"POST {OBJECTS} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {self._some_token()}\r\n"
+        request = f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
+        for n in range(100):
+            with socket.create_connection(("127.0.0.1", (self.port, self.server.port)[n % 2]), timeout=60) as client:
+                client.sendall(request[: random.randrange(len(request))])
+        return "nothing is left of them" if self._ready() == 200 else "BROKEN: not ready"
+
+    def hostile_requests(self) -> str:
+        """Each hostile request of tests/test_hostile.py, straight to gunicorn."""
+        good = self._some_token()
+        auth: dict[str, str | bytes] = {"Authorization": f"Bearer {good}"}
+        cases = tokens(good) | photos(auth) | bodies(auth) | lines(auth)
+        wrong, slowest = [], 0.0
+        for name, case in cases.items():
+            status, _, seconds = ask(self.server.port, case)
+            slowest = max(slowest, seconds)
+            if status not in (case.status, 503):  # the line may be full
+                wrong.append(f"{name}: {status}")
+        return f"{len(cases)} as documented, the slowest {slowest:.1f} s" if not wrong else f"BROKEN: {wrong}"
+
+    def token_replaced(self) -> str:
+        """Regenerate a token: the old one is dead, the new one lives."""
+        old = self.server.run("tokens", "regenerate", "replaced").strip()
+        new = self.server.run("tokens", "regenerate", "replaced").strip()
+        seen = [timed(self.port, "/session", token=token).status for token in (old, new)]
+        return "only the new one is taken" if seen == [401, 200] else f"BROKEN: {seen}"
+
+    def user_banned(self) -> str:
+        """Ban and unban a user: nothing passes in between."""
+        token = self.server.run("tokens", "regenerate", "replaced").strip()
+        self.server.run("users", "ban", "replaced")
+        banned = {timed(self.port, "/session", token=token).status for _ in range(20)}
+        self.server.run("users", "unban", "replaced")
+        seen = banned, timed(self.port, "/session", token=token).status
+        return "403 at once, 200 after it" if seen == ({403}, 200) else f"BROKEN: {seen}"
+
+    def _ready(self) -> int:
+        return timed(self.server.port, "/health/ready").status
+
+    def _some_token(self) -> str:
+        return self.server.env["SOAK_TOKEN"]
+
+
+FAULTS = [
+    Installation.worker_killed,
+    Installation.hostile_requests,
+    Installation.clients_gone,
+    Installation.token_replaced,
+    Installation.workers_renewed,
+    Installation.slow_clients,
+    Installation.user_banned,
+    Installation.database_gone,
+]
+
+
+def memory(server: Server) -> float:
+    """Megabytes of gunicorn and its workers: their proportional set size."""
+    master = psutil.Process(server.process.pid)
+    total = 0.0
+    for process in [master, *master.children(recursive=True)]:
+        with suppress(psutil.NoSuchProcess):
+            total += process.memory_full_info().pss
+    return total / 1e6
+
+
+def go_on(installation: Installation, seconds: float) -> list[float]:
+    """One thing after the other, with rest between; the memory meanwhile.
+
+    The first and the last minute are left in peace, so that what they hold can be compared.
+    """
+    begin, held, at = time.time(), [], 0
+    while time.time() < begin + seconds:
+        if begin + 60 < time.time() < begin + seconds - 90:
+            fault = FAULTS[at % len(FAULTS)]
+            installation.done.setdefault(fault.__name__, []).append(fault(installation))
+            print(f"{fault.__name__}: {installation.done[fault.__name__][-1]}", file=sys.stderr, flush=True)
+            at += 1
+        for _ in range(5):
+            held.append(memory(installation.server))
+            time.sleep(1)
+    return held
+
+
+# --- what came of it
+
+
+def rows(
+    installation: Installation, load: list[Reply], health: list[Reply], counted: list[Reply], held: list[float]
+) -> Iterator[tuple[str, int, str]]:
+    """Yield what was done, how often, what came of it."""
+    statuses = Counter(reply.status for reply in load)
+    good = sorted(reply.milliseconds for reply in load if reply.status == 200)
+    odd = {status: count for status, count in statuses.items() if status not in ALLOWED}
+    cut_off = odd.pop(0, 0)  # a killed worker takes the replies with it that it had begun
+    silent = sum(reply.status == 503 and not reply.retry for reply in load)
+    killed = len(installation.done.get("worker_killed", []))
+    shown = ", ".join(f"{count} x {status or 'cut off'}" for status, count in sorted(statuses.items()))
+    good_only = not odd and not silent and cut_off <= killed * THREADS
+    verdict = "each 503 with Retry-After" if good_only else f"BROKEN: {odd}, {silent} without Retry-After"
+    yield f"photos of {CLIENTS} clients", len(load), f"{shown}; {verdict}"
+    yield (
+        "photos answered",
+        len(good),
+        f"p50 {good[len(good) // 2]:.0f} ms, p95 {good[int(len(good) * 0.95)]:.0f} ms, the slowest {good[-1]:.0f} ms",
+    )
+    live = [reply for reply in health if reply.status == 200]
+    within = sum(reply.milliseconds < HEALTH_MS for reply in live)
+    slow = sorted(reply.milliseconds for reply in live)
+    verdict = "" if len(live) == len(health) else f"; BROKEN: {len(health) - len(live)} failed"
+    yield (
+        "health checks",
+        len(health),
+        f"{100 * within / len(health):.2f} % within {HEALTH_MS:.0f} ms, p99 {slow[int(len(slow) * 0.99)]:.0f} ms, "
+        f"the slowest {slow[-1]:.0f} ms{verdict}",
+    )
+    wrong = miscounted(counted)
+    yield "requests counted one by one", len(counted), f"{'BROKEN: ' if wrong else ''}{wrong} lost or doubled"
+    for name, outcomes in installation.done.items():
+        broken = [outcome for outcome in outcomes if "BROKEN" in outcome]
+        yield name.replace("_", " "), len(outcomes), (broken or [worst(outcomes)])[0]
+    records = [json.loads(line) for line in installation.server.log.read_text().splitlines() if line.startswith("{")]
+    fives = sum(record.get("status") == 500 for record in records)
+    yield "lines of the log", len(records), f"{'BROKEN: ' if fives else ''}{fives} replies of 500"
+    deaths = installation.server.log.read_text().count("was sent SIGKILL")
+    yield "workers that died", deaths, "each killed by us" if deaths <= killed else f"BROKEN: {deaths - killed} others"
+    first, last = statistics.median(held[:50]), statistics.median(held[-50:])
+    verdict = "" if last <= first * GROWTH else "BROKEN: "
+    yield "looks at memory", len(held), f"{verdict}{first:.0f} MB in the first minute, {last:.0f} MB in the last"
+
+
+def worst(outcomes: list[str]) -> str:
+    """The outcome with the longest time in it, of outcomes that differ in times only."""
+
+    def seconds(outcome: str) -> list[float]:
+        words = outcome.replace(",", "").split()
+        return [float(word) for word, unit in pairwise(words) if unit == "s"]
+
+    return max(outcomes, key=seconds)
+
+
+def main() -> None:
+    """Start everything, let it be used and abused, and tell."""
+    seconds = float(sys.argv[1]) * 60
+    database = Postgres.made()
+    with psycopg.connect(database.url, autocommit=True) as connection:
+        connection.execute("CREATE DATABASE augu")
+    with tempfile.TemporaryDirectory() as name, serving(Path(name)) as start, fronting(Path(name)) as front:
+        server = start(DATABASE_URL=database.url.replace("/postgres", "/augu"))
+        installation = Installation(server, front(server.port), database)
+        users = [add(server, f"user{n}", 1000) for n in range(7)]
+        counter = add(server, "counter", LIMIT / 60)
+        add(server, "replaced", 1000)
+        server.env["SOAK_TOKEN"] = add(server, "some", 1000)
+        until = time.time() + seconds
+        with ProcessPoolExecutor(3, get_context("spawn")) as pool:
+            load = pool.submit(crowd, installation.port, users, until)
+            health = pool.submit(repeated, server.port, "/health/live", 0.2, until)
+            counted = pool.submit(repeated, installation.port, "/session", 0.05, until, None, counter)
+            held = go_on(installation, seconds)
+            found = list(rows(installation, load.result(), health.result(), counted.result(), held))
+    database.stop()
+    print(tabulate(found, ["what was done", "how often", "what came of it"], tablefmt="github"))
+    sys.exit(any("BROKEN" in outcome for _, _, outcome in found))
+
+
+if __name__ == "__main__":
+    main()
