@@ -41,10 +41,12 @@ def detection() -> Response:
 def _translate(response: Response) -> Response:
     """Say a failure in the protocol's own shape; status and headers stay."""
     if response.status_code != 200:
-        response.set_data(minified(DeepStackFailure().dump({"error": _reason(response.get_json())})))
+        response.set_data(minified(translated(response.get_json())))
     return response
 
 
-def _reason(envelope: dict[str, Any]) -> str:
+def translated(envelope: dict[str, Any]) -> dict[str, Any]:
+    """A failure in the protocol's own shape."""
     reasons = [f"{field}: {' '.join(said)}" for field, said in envelope.get("details", {}).items()]
-    return " ".join(reasons) or str(envelope["message"])
+    failure: dict[str, Any] = DeepStackFailure().dump({"error": " ".join(reasons) or envelope["message"]})
+    return failure

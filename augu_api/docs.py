@@ -1,13 +1,20 @@
-"""The documentation blueprint: openapi.json, and the page to try the endpoint by hand.
+"""The documentation blueprint: openapi.json, the page that shows it, and the page to try the endpoint by hand.
 
-The pages are files of `assets/`, as they are: no build step, and nothing comes from anywhere else.
+There is no build step, and nothing comes from anywhere else.
 """
 
+import json
 from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
 
-from flask import Blueprint, Response, current_app, jsonify, send_from_directory
+from flask import Blueprint, Response, current_app, make_response, render_template, send_from_directory
 
+from augu_api.envelope import minified
+from augu_api.extensions import service
+from augu_api.flags import DEFAULT_FLAGS, Flag
 from augu_api.openapi import specification
+from augu_api.quotas import REFUSALS
 
 ASSETS = Path(__file__).with_name("assets")
 POLICY = "; ".join(  # https://www.w3.org/TR/CSP3/
@@ -28,7 +35,13 @@ docs = Blueprint("docs", __name__)
 @docs.get("/")
 def page() -> Response:
     """Show a page to try the endpoint by hand."""
-    return _page("index.html")
+    return _guarded(send_from_directory(ASSETS, "index.html"))
+
+
+@docs.get("/docs")
+def documentation() -> Response:
+    """Show what openapi.json says, to read and to try."""
+    return _guarded(make_response(_rendered(specification(current_app))))
 
 
 @docs.get("/assets/<name>")
@@ -40,11 +53,53 @@ def asset(name: str) -> Response:
 @docs.get("/openapi.json")
 def openapi() -> Response:
     """Describe this API in OpenAPI 3.1."""
-    return jsonify(specification(current_app))
+    return Response(minified(specification(current_app)), mimetype="application/json")
 
 
-def _page(name: str) -> Response:
-    """A page that may load its own files and call this service, and nothing else."""
-    response = send_from_directory(ASSETS, name)
-    response.headers["Content-Security-Policy"] = POLICY
-    return response
+def _guarded(page: Response) -> Response:
+    """The page may load its own files and call this service, and nothing else."""
+    page.headers["Content-Security-Policy"] = POLICY
+    return page
+
+
+def _rendered(document: dict[str, Any]) -> str:
+    """The document as a page, what needs a token first."""
+    operations = [
+        operation | {"path": path, "method": method.upper()}
+        for path, operations in document["paths"].items()
+        for method, operation in operations.items()
+    ]
+    return render_template(
+        "docs.html",
+        document=document,
+        operations=sorted(operations, key=lambda operation: "security" not in operation),
+        fields_of=lambda schema: _fields(document, schema),
+        written=_written,
+        flags=Flag,
+        default_flags=DEFAULT_FLAGS,
+        refusals=REFUSALS,
+        ban_minutes=service.settings.ban_minutes,
+    )
+
+
+def _fields(document: dict[str, Any], schema: dict[str, Any], prefix: str = "") -> list[dict[str, Any]]:
+    """A schema's properties and those within them, in the shape of parameters: `data.objects[].name`."""
+    schema = _resolved(document, schema)
+    fields = []
+    for name, inner in schema.get("properties", {}).items():
+        inner, path = _resolved(document, inner), f"{prefix}{name}"
+        fields.append({"name": path, "schema": inner, "required": name in schema.get("required", ())} | inner)
+        fields += _fields(document, inner, f"{path}.") + _fields(document, inner.get("items", {}), f"{path}[].")
+    return fields
+
+
+def _resolved(document: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:
+    name = schema.get("$ref", "").rpartition("/")[2]
+    return document["components"]["schemas"][name] if name else schema
+
+
+def _written(value: Any, mimetype: str) -> str:
+    """An example as it is sent."""
+    if mimetype == "application/json":
+        return json.dumps(value, indent=2, ensure_ascii=False)
+    return value if isinstance(value, str) else urlencode(value)

@@ -13,6 +13,8 @@ from werkzeug.routing import Rule
 
 from augu_api import schemas
 from augu_api.envelope import error_of
+from augu_api.examples import ARGUMENTS, REPLIES, REQUESTS
+from augu_api.extensions import KEY
 
 ARGUMENT = re.compile(r"<(?:\w+:)?(\w+)>")  # of a route
 DATA: dict[str, type[Schema]] = {
@@ -26,36 +28,39 @@ PLAIN: dict[str, tuple[str, Any]] = {
     "ops.prometheus": ("text/plain", {"type": "string"}),
     "docs.openapi": ("application/json", {"type": "object"}),
     "docs.page": ("text/html", {"type": "string"}),
+    "docs.documentation": ("text/html", {"type": "string"}),
     "docs.asset": ("*/*", {}),
     "deepstack.detection": ("application/json", schemas.DeepStackReply),
 }
-FAILURES = {
-    "images.objects": {400, 406},
-    "deepstack.detection": {400},
-    "images.names": {503},
-    "docs.asset": {404},
-    "ops.ready": {503},
-    "ops.prometheus": {401, 403},
-}
+BASE64 = {"type": "string", "format": "byte", "minLength": 1}
 FORM = {"schema": schemas.ObjectsRequest(max_pixels=0)}
 BODIES: dict[str, dict[str, Any]] = {
     "images.objects": {
+        "image/png": {"schema": {}},
+        "text/plain": {"schema": BASE64},
         "application/json": FORM,
         "application/x-www-form-urlencoded": FORM,
         "multipart/form-data": FORM,
-        "text/plain": {"schema": {"type": "string"}},
-        "image/png": {"schema": {}},
     },
     "deepstack.detection": {"multipart/form-data": {"schema": schemas.DeepStackRequest(max_pixels=0)}},
 }
 FAILURE: dict[str, Any] = {"$ref": "#/components/schemas/Failure"}
 PLAIN_FAILURES: dict[str, Any] = {"deepstack.detection": schemas.DeepStackFailure}
+NUMBER = {"type": "integer", "minimum": 0}
 QUOTA = {
-    "X-Ratelimit-Limit": "Requests in a window of 60 seconds.",
-    "X-Ratelimit-Remaining": "Requests left in this window.",
-    "X-Ratelimit-Reset": "Whole seconds until the window ends.",
+    "X-Ratelimit-Limit": {"description": "Requests in a window of 60 seconds.", "schema": NUMBER},
+    "X-Ratelimit-Remaining": {"description": "Requests left in this window.", "schema": NUMBER},
+    "X-Ratelimit-Reset": {"description": "Whole seconds until the window ends.", "schema": NUMBER},
 }
-RETRY = {"Retry-After": "Whole seconds to wait."}
+RETRY = {"Retry-After": {"description": "Whole seconds to wait.", "schema": NUMBER}}
+USER_RETRY = RETRY | {"X-Retry-After": {"description": "The same.", "schema": NUMBER}}
+REQUEST_ID = {
+    "X-Request-Id": {
+        "description": "The caller's own, or a new one; the log has it too.",
+        "schema": {"type": "string", "pattern": "^[A-Za-z0-9._-]{1,64}$"},
+    }
+}
+SCHEME = {"WWW-Authenticate": {"description": "How to say who you are.", "schema": {"type": "string"}}}
 
 
 def specification(app: Flask) -> dict[str, Any]:
@@ -64,7 +69,8 @@ def specification(app: Flask) -> dict[str, Any]:
     spec = APISpec("Augu API", version("augu-api"), "3.1.0", [plugin], info={"license": {"name": "Apache-2.0"}})
     assert plugin.converter is not None  # noqa: S101 - the line above made it
     plugin.converter.add_parameter_attribute_function(_commas)
-    plugin.map_to_openapi_type(schemas.Photo, "string", None)  # type: ignore[no-untyped-call]
+    plugin.converter.add_attribute_function(_known)  # type: ignore[no-untyped-call]
+    plugin.map_to_openapi_type(schemas.Photo, "string", "byte")  # type: ignore[no-untyped-call]
     plugin.map_to_openapi_type(schemas.Upload, "string", "binary")  # type: ignore[no-untyped-call]
     spec.components.security_scheme("token", {"type": "http", "scheme": "bearer", "bearerFormat": "JWS"})
     spec.components.schema("Failure", _failure())
@@ -81,45 +87,50 @@ def path_of(rule: Rule) -> str:
 
 
 def _operation(app: Flask, rule: Rule) -> dict[str, Any]:
-    view = app.view_functions[rule.endpoint]
+    endpoint, view = rule.endpoint, app.view_functions[rule.endpoint]
     flags = getattr(view, "flags", None)  # of a gated view
-    failures = FAILURES.get(rule.endpoint, set()) | ({401, 403, 429, 503} if flags is not None else set())
-    quota = {} if flags is None else QUOTA
     operation = {
-        "operationId": rule.endpoint,
+        "operationId": endpoint,
         "summary": view.__doc__,
-        "responses": {"200": _success(rule.endpoint, quota)}
-        | {str(status): _refusal(rule.endpoint, status, quota) for status in sorted(failures)},
+        "responses": {
+            str(status): _reply(endpoint, status, gated=flags is not None) for status in sorted(REPLIES[endpoint])
+        },
     }
-    if failures & {401}:
+    if 401 in REPLIES[endpoint]:
         operation["security"] = [{"token": []}]
     if flags:
         operation["description"] = f"Needs the flags {' and '.join(flags.names)}."
-    if rule.endpoint == "images.objects":
+    if endpoint == "images.objects":
+        detector = app.extensions[KEY].loaded
         operation["responses"]["200"]["content"]["image/png"] = {"schema": {}}
-        operation["parameters"] = [{"in": "query", "schema": schemas.ObjectsQuery(())}]
+        operation["parameters"] = [{"in": "query", "schema": schemas.ObjectsQuery(detector.names if detector else ())}]
     if rule.arguments:
-        text = {"type": "string"}
-        operation["parameters"] = [{"in": "path", "name": a, "required": True, "schema": text} for a in rule.arguments]
-    if rule.endpoint in BODIES:
-        operation["requestBody"] = {"required": True, "content": BODIES[rule.endpoint]}
+        path = {"in": "path", "required": True, "schema": {"type": "string"}}
+        operation["parameters"] = [path | {"name": name, "example": ARGUMENTS[name]} for name in rule.arguments]
+    if endpoint in BODIES:
+        content = {kind: body | {"examples": REQUESTS[endpoint][kind]} for kind, body in BODIES[endpoint].items()}
+        operation["requestBody"] = {"required": True, "content": content}
     return operation
 
 
-def _success(endpoint: str, headers: dict[str, str]) -> dict[str, Any]:
-    mimetype, schema = PLAIN.get(endpoint) or ("application/json", _envelope(DATA[endpoint]))
+def _reply(endpoint: str, status: int, *, gated: bool) -> dict[str, Any]:
+    mimetype, schema = "application/json", PLAIN_FAILURES.get(endpoint, FAILURE)
+    if status == 200:
+        mimetype, schema = PLAIN.get(endpoint) or (mimetype, _envelope(DATA[endpoint]))
     return {
-        "description": "Request fulfilled.",
-        "content": {mimetype: {"schema": schema}},
-        "headers": _headers(headers),
+        "description": "Request fulfilled." if status == 200 else error_of(status),
+        "content": {mimetype: {"schema": schema, "examples": REPLIES[endpoint][status]}},
+        "headers": _headers(status, gated=gated),
     }
 
 
-def _refusal(endpoint: str, status: int, quota: dict[str, str]) -> dict[str, Any]:
-    headers = ({} if status == 401 else quota) | (RETRY if status in (429, 503) else {})
-    headers |= {"X-Retry-After": "The same."} if status == 429 else {}
-    content = {"application/json": {"schema": PLAIN_FAILURES.get(endpoint, FAILURE)}}
-    return {"description": error_of(status), "content": content, "headers": _headers(headers)}
+def _headers(status: int, *, gated: bool) -> dict[str, Any]:
+    headers = REQUEST_ID | (RETRY if status == 503 else USER_RETRY if status == 429 else {})
+    headers |= SCHEME if status == 401 else {}
+    always = {name: header | {"required": True} for name, header in headers.items()}
+    if not gated or status == 401:
+        return always
+    return always | QUOTA | (USER_RETRY if status == 403 else {})  # while a ban runs
 
 
 def _envelope(data: type[Schema]) -> dict[str, Any]:
@@ -142,10 +153,10 @@ def _failure() -> dict[str, Any]:
     return {"type": "object", "required": ["statusCode", "error", "message"], "properties": properties}
 
 
-def _headers(about: dict[str, str]) -> dict[str, Any]:
-    named = about | {"X-Request-Id": "The caller's own, or a new one; the log has it too."}
-    return {name: {"description": text, "schema": {"type": "string"}} for name, text in named.items()}
-
-
 def _commas(_: OpenAPIConverter, field: fields.Field[Any], **__: Any) -> dict[str, Any]:
     return {"explode": False, "style": "form"} if isinstance(field, schemas.CommaSeparated) else {}
+
+
+def _known(_: OpenAPIConverter, field: fields.Field[Any], **__: Any) -> dict[str, Any]:
+    known = list(dict.fromkeys(getattr(field.parent, "known", ()))) if isinstance(field, schemas.CommaSeparated) else []
+    return {"items": {"type": "string", "enum": known}} if known else {}

@@ -99,7 +99,9 @@ class ObjectsQuery(Schema):
         load_default=100, validate=validate.Range(1, 100), metadata={"description": "Return no more objects than this."}
     )
     names = CommaSeparated(
-        fields.String(), load_default=None, metadata={"description": "Return only these categories, comma-separated."}
+        fields.String(),
+        load_default=lambda: None,  # a function, so that null is not documented: nobody can send it
+        metadata={"description": "Return only these categories, comma-separated.", "minItems": 1},
     )
 
     def __init__(self, known: Collection[str]) -> None:

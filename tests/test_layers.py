@@ -15,7 +15,7 @@ ROOMS = {
     "store": {"models", "database", "accounts", "quotas", "migrations"},
     "web": {
         "extensions", "envelope", "schemas", "body", "auth", "metrics", "images_api", "deepstack_api", "session_api",
-        "ops", "docs", "openapi",
+        "ops", "docs", "openapi", "examples",
     },
     "edge": {"__init__", "cli", "logs", "worker"},
 }  # fmt: skip
