@@ -480,6 +480,6 @@ def test_screenshots(page: Page, token: str, tmp_path: Path, name: str, width: i
     found = objects_of(page, lambda: give(page, file_of(photo("coffee"), "PNG")))
     assert [item["name"] for item in found] == ["cup", "dining table"]
     page.locator("body").click(position={"x": 1, "y": 1})  # nothing is focused
-    path = Path(os.environ.get("AUGU_SCREENSHOTS") or tmp_path) / f"{name}.png"
-    page.screenshot(path=path)
+    path = Path(os.environ.get("AUGU_SCREENSHOTS") or tmp_path) / f"{name}.jpg"
+    page.screenshot(path=path, type="jpeg", quality=85)
     assert path.stat().st_size > 10_000
