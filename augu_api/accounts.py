@@ -4,7 +4,7 @@ import random
 import re
 import time
 
-from sqlalchemy import or_, select
+from sqlalchemy import bindparam, or_, select
 from sqlalchemy.orm import Session
 
 from augu_api.flags import DEFAULT_FLAGS, NO_FLAGS, Flag
@@ -14,6 +14,7 @@ from augu_api.tokens import MAX_ID, Token
 NAME = re.compile(r"(?![0-9]+$)[\w.@+-]{1,64}")
 DISCORD_EPOCH = 1_420_070_400_000  # 2015 in milliseconds: where snowflakes start counting
 MAX_COEFFICIENT = 1_000_000.0
+BEARER = select(User).where(User.id == bindparam("user_id"), User.issued_at == bindparam("issued_at"))  # built once
 
 
 class AccountError(ValueError):
@@ -55,7 +56,7 @@ def everyone(session: Session) -> list[User]:
 
 def bearer(session: Session, token: Token) -> User | None:
     """The user whose current token this is."""
-    return session.scalar(select(User).where(User.id == token.user_id, User.issued_at == token.issued_at))
+    return session.scalar(BEARER, token._asdict())
 
 
 def set_coefficient(user: User, coefficient: float) -> None:

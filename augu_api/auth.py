@@ -12,7 +12,6 @@ from limits.errors import StorageError
 from sqlalchemy.orm import Session
 
 from augu_api import accounts, tokens
-from augu_api.database import one_statement
 from augu_api.envelope import Refused
 from augu_api.extensions import service
 from augu_api.flags import NO_FLAGS, Flag
@@ -63,7 +62,7 @@ def _authenticate(text: str | None) -> User:
         token = tokens.read(service.settings.secret_key, text or "")
     except tokens.InvalidToken:
         raise Refused(401, "token") from None
-    with Session(one_statement(service.engine)) as session:
+    with Session(service.lookups) as session:
         user = accounts.bearer(session, token)
     if user is None:
         raise Refused(401, "token")
@@ -82,9 +81,10 @@ def _refuse_banned(user: User) -> None:
 
 def _count(user: User) -> None:
     try:
-        service.quotas.count(user)
-    except QuotaExceeded:
-        seconds = max(1, service.quotas.left(user).reset)
+        g.quota = service.quotas.count(user)
+    except QuotaExceeded as exceeded:
+        g.quota = exceeded.quota
+        seconds = max(1, g.quota.reset)
         message = f"You have made too many requests. Please wait {seconds} seconds."
         raise Refused(429, "quota", message, seconds) from None
 
@@ -101,7 +101,9 @@ def _refuse_without(flags: Flag, user: User) -> None:
 
 
 def _add_quota(response: Response) -> Response:
-    if user := g.get("user"):
+    if quota := g.get("quota"):
+        _put_quota(response, quota)
+    elif user := g.get("user"):  # turned away before the request was counted
         with suppress(StorageError):  # the reply itself stands
             _put_quota(response, service.quotas.left(user))
     return response

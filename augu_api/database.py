@@ -18,7 +18,7 @@ MIGRATION_LOCK = 0x61756775  # any number that every process of the application 
 
 def connect(url: str) -> Engine:
     """An engine for a `sqlite:///` or `postgresql+psycopg://` URL; nothing is opened yet."""
-    engine = create_engine(url, pool_pre_ping=True)
+    engine = create_engine(url, pool_pre_ping=not url.startswith("sqlite"))  # a file does not hang up
     if engine.dialect.name == "sqlite":
         event.listen(engine, "connect", _prepare_sqlite)
         event.listen(engine, "begin", _begin_sqlite)

@@ -1,6 +1,7 @@
 """What a request needs of its application: unbound until `create_app` binds it."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import cast
 
 from flask import current_app
@@ -8,6 +9,7 @@ from sqlalchemy import Engine, select
 from werkzeug.local import LocalProxy
 
 from augu_api.config import Settings
+from augu_api.database import one_statement
 from augu_api.detection import Detector
 from augu_api.detection.line import Line
 from augu_api.quotas import Quotas
@@ -36,9 +38,14 @@ class Service:
             raise NoDetector
         return self.loaded
 
+    @cached_property
+    def lookups(self) -> Engine:
+        """The database for work that is a single statement."""
+        return one_statement(self.engine)
+
     def answers(self) -> bool:
         """Whether the database and the storage of the counts answer."""
-        with self.engine.connect() as connection:
+        with self.lookups.connect() as connection:
             return bool(connection.scalar(select(1))) and self.quotas.check()
 
 

@@ -3,8 +3,9 @@
 import math
 import time
 from dataclasses import dataclass
+from typing import cast
 
-from limits import RateLimitItem, RateLimitItemPerMinute
+from limits import RateLimitItemPerMinute
 from limits.storage import Storage, storage_from_string
 from limits.strategies import FixedWindowRateLimiter
 from sqlalchemy import Engine, delete, select, text
@@ -15,27 +16,41 @@ from augu_api import accounts
 from augu_api.database import one_statement
 from augu_api.models import Count, User
 
+WINDOW = 60  # seconds
 REFUSALS = 50
 COUNT = text("""
     INSERT INTO counts (key, count, expires_at) VALUES (:key, :amount, :now + :expiry)
     ON CONFLICT (key) DO UPDATE SET
         count = CASE WHEN counts.expires_at > :now THEN counts.count ELSE 0 END + :amount,
         expires_at = CASE WHEN counts.expires_at > :now THEN counts.expires_at ELSE :now + :expiry END
-    RETURNING count
+    RETURNING count, expires_at
 """)
 
 
 @dataclass(frozen=True)
 class Quota:
-    """A user's window: the cap, the requests left, the whole seconds until it ends."""
+    """A user's window: the cap, how many requests were counted, and when it ends (Unix time)."""
 
     limit: int
-    remaining: int
-    reset: int
+    counted: int
+    ends: float
+
+    @property
+    def remaining(self) -> int:
+        """The requests left."""
+        return max(0, self.limit - self.counted)
+
+    @property
+    def reset(self) -> int:
+        """The whole seconds until the window ends."""
+        return max(0, math.ceil(self.ends - time.time()))
 
 
 class QuotaExceeded(Exception):
     """The user has no requests left in this window."""
+
+    def __init__(self, quota: Quota) -> None:
+        self.quota = quota
 
 
 class DatabaseStorage(Storage):
@@ -53,9 +68,14 @@ class DatabaseStorage(Storage):
 
     def incr(self, key: str, expiry: int, amount: int = 1) -> int:
         """Count `amount` more in the key's window, or in a new one of `expiry` seconds; the sum so far."""
+        return self.count(key, expiry, amount)[0]
+
+    def count(self, key: str, expiry: int, amount: int = 1) -> tuple[int, float]:
+        """As `incr`, and when the window ends (Unix time)."""
         values = {"key": key, "amount": amount, "now": time.time(), "expiry": expiry}
         with self.engine.connect() as connection:
-            return int(connection.execute(COUNT, values).scalar_one())
+            counted, ends = connection.execute(COUNT, values).one()
+        return counted, ends
 
     def get(self, key: str) -> int:
         """The count of the key's window."""
@@ -91,30 +111,39 @@ class Quotas:
 
     def __init__(self, engine: Engine, storage_url: str, ban_minutes: int) -> None:
         self.engine = engine
-        storage = storage_from_string(storage_url, wrap_exceptions=True) if storage_url else DatabaseStorage(engine)
-        self.limiter = FixedWindowRateLimiter(storage)
+        shared = storage_from_string(storage_url, wrap_exceptions=True) if storage_url else DatabaseStorage(engine)
+        self.storage = cast(Storage, shared)  # the library has asynchronous ones too
+        self.limiter = FixedWindowRateLimiter(self.storage)
         self.refusals = RateLimitItemPerMinute(REFUSALS - 1, ban_minutes, namespace="refusals")
 
-    def count(self, user: User) -> None:
+    def count(self, user: User) -> Quota:
         """Count a request; raises QuotaExceeded past the cap, and bans a user who is past it too often."""
-        if self.limiter.hit(_window(user), str(user.id)):
-            return
+        quota = Quota(user.cap, *self._counted(_key(user)))
+        if quota.counted <= quota.limit:
+            return quota
         if not self.limiter.hit(self.refusals, str(user.id)):
             with Session(self.engine) as session, session.begin():
                 if current := session.get(User, user.id):
                     accounts.ban(current, self.refusals.get_expiry())
             self.limiter.clear(self.refusals, str(user.id))
-        raise QuotaExceeded
+        raise QuotaExceeded(quota)
 
     def left(self, user: User) -> Quota:
         """What is left of the user's window."""
-        reset, remaining = self.limiter.get_window_stats(_window(user), str(user.id))
-        return Quota(user.cap, remaining, max(0, math.ceil(reset - time.time())))
+        key = _key(user)
+        return Quota(user.cap, self.storage.get(key), self.storage.get_expiry(key))
 
     def check(self) -> bool:
         """Whether the storage of the counts answers."""
-        return self.limiter.storage.check()
+        return self.storage.check()
+
+    def _counted(self, key: str) -> tuple[int, float]:
+        """The sum after one more, and when its window ends: in the database a single statement says both."""
+        if isinstance(self.storage, DatabaseStorage):
+            return self.storage.count(key, WINDOW)
+        return self.storage.incr(key, WINDOW), self.storage.get_expiry(key)
 
 
-def _window(user: User) -> RateLimitItem:
-    return RateLimitItemPerMinute(user.cap, namespace="requests")
+def _key(user: User) -> str:
+    """The name of a user's count: another cap starts another window."""
+    return f"requests/{user.id}/{user.cap}"
