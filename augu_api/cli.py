@@ -57,9 +57,7 @@ class Commands(FlaskGroup):
         except (SettingsError, accounts.AccountError, ModelUnavailable, ImageRejected, CommandError, OSError) as error:
             raise click.ClickException(str(error)) from error
         except (DBAPIError, StorageError) as error:
-            cause = error.storage_error if isinstance(error, StorageError) else error
-            reason = " ".join(str(getattr(cause, "orig", cause)).split())
-            raise click.ClickException(f"The database cannot be used: {reason}") from error
+            raise click.ClickException(database.explain(error)) from error
 
 
 def _create_app() -> Flask:

@@ -1,21 +1,26 @@
 """How many requests a user may make, and the ban for those who go on asking."""
 
 import math
+import re
 import time
 from dataclasses import dataclass
 
 from limits import RateLimitItem, RateLimitItemPerMinute
-from limits.storage import Storage, storage_from_string
+from limits.errors import ConfigurationError
+from limits.storage import Storage, StorageTypes, storage_from_string
 from limits.strategies import FixedWindowRateLimiter
 from sqlalchemy import Engine, delete, select, text
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from augu_api import accounts
+from augu_api.config import SettingsError
 from augu_api.database import one_statement
 from augu_api.models import Count, User
 
 REFUSALS = 50
+REDIS = re.compile("redis|valkey")
+PATIENCE = {"socket_timeout": 5.0, "socket_connect_timeout": 5.0}  # seconds
 COUNT = text("""
     INSERT INTO counts (key, count, expires_at) VALUES (:key, :amount, :now + :expiry)
     ON CONFLICT (key) DO UPDATE SET
@@ -91,8 +96,7 @@ class Quotas:
 
     def __init__(self, engine: Engine, storage_url: str, ban_minutes: int) -> None:
         self.engine = engine
-        storage = storage_from_string(storage_url, wrap_exceptions=True) if storage_url else DatabaseStorage(engine)
-        self.limiter = FixedWindowRateLimiter(storage)
+        self.limiter = FixedWindowRateLimiter(_shared(storage_url) if storage_url else DatabaseStorage(engine))
         self.refusals = RateLimitItemPerMinute(REFUSALS - 1, ban_minutes, namespace="refusals")
 
     def count(self, user: User) -> None:
@@ -114,6 +118,16 @@ class Quotas:
     def check(self) -> bool:
         """Whether the storage of the counts answers."""
         return self.limiter.storage.check()
+
+
+def _shared(url: str) -> StorageTypes:
+    """A storage of the limits library. Raises SettingsError, which does not show the URL: its password is in it."""
+    try:
+        return storage_from_string(url, wrap_exceptions=True, **(PATIENCE if REDIS.match(url) else {}))
+    except ConfigurationError:
+        raise SettingsError(
+            "AUGU_RATELIMIT_STORAGE: the limits library does not know this scheme or needs another package for it"
+        ) from None
 
 
 def _window(user: User) -> RateLimitItem:
