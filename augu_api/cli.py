@@ -294,6 +294,7 @@ def export_weights(name: str, photos: tuple[Path, ...]) -> None:
     model = find(name, Settings.from_env())
     with click.progressbar(photos, label=f"Exporting {name}", file=sys.stderr) as bar:
         path = optional("export").export(model, (Image.open(photo) for photo in bar))
+    model.note_export()
     click.echo(f"{path} finds the same objects as the module in {len(photos)} photos.", err=True)
 
 

@@ -3,6 +3,7 @@
 import math
 import re
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from limits import RateLimitItem, RateLimitItemPerMinute
@@ -25,7 +26,8 @@ COUNT = text("""
     INSERT INTO counts (key, count, expires_at) VALUES (:key, :amount, :now + :expiry)
     ON CONFLICT (key) DO UPDATE SET
         count = CASE WHEN counts.expires_at > :now THEN counts.count ELSE 0 END + :amount,
-        expires_at = CASE WHEN counts.expires_at > :now THEN counts.expires_at ELSE :now + :expiry END
+        expires_at = CASE WHEN counts.expires_at > :now AND counts.expires_at < :now + :expiry
+            THEN counts.expires_at ELSE :now + :expiry END
     RETURNING count
 """)
 
@@ -44,13 +46,16 @@ class QuotaExceeded(Exception):
 
 
 class DatabaseStorage(Storage):
-    """Counts for `limits`, kept in the application's database; each is one atomic statement."""
+    """Counts for `limits`, kept in the application's database; each is one atomic statement.
+
+    A clock that was set back does not keep a window open for longer than one: the count stays, its end comes nearer.
+    """
 
     STORAGE_SCHEME = None
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, clock: Callable[[], float] = time.time) -> None:
         super().__init__(wrap_exceptions=True)
-        self.engine = one_statement(engine)
+        self.engine, self.clock = one_statement(engine), clock
 
     @property
     def base_exceptions(self) -> type[Exception]:
@@ -58,14 +63,13 @@ class DatabaseStorage(Storage):
 
     def incr(self, key: str, expiry: int, amount: int = 1) -> int:
         """Count `amount` more in the key's window, or in a new one of `expiry` seconds; the sum so far."""
-        values = {"key": key, "amount": amount, "now": time.time(), "expiry": expiry}
+        values = {"key": key, "amount": amount, "now": self.clock(), "expiry": expiry}
         with self.engine.connect() as connection:
             return int(connection.execute(COUNT, values).scalar_one())
 
     def get(self, key: str) -> int:
         """The count of the key's window."""
-        now = time.time()
-        query = select(Count.count).where(Count.key == key, Count.expires_at > now)
+        query = select(Count.count).where(Count.key == key, Count.expires_at > self.clock())
         with self.engine.connect() as connection:
             return connection.execute(query).scalar() or 0
 
@@ -73,7 +77,7 @@ class DatabaseStorage(Storage):
         """When the key's window ends (Unix time); now, if it has none."""
         query = select(Count.expires_at).where(Count.key == key)
         with self.engine.connect() as connection:
-            return max(connection.execute(query).scalar() or 0.0, time.time())
+            return max(connection.execute(query).scalar() or 0.0, self.clock())
 
     def check(self) -> bool:
         """Whether the database answers."""
