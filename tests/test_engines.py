@@ -12,11 +12,13 @@ import onnx
 import pytest
 import torch
 import torchvision.models.detection
+from click.testing import CliRunner
 from numpy.typing import NDArray
 from PIL import Image
 from skimage import data
 from torch import nn
 
+from augu_api.cli import main
 from augu_api.config import Settings
 from augu_api.detection import ModelUnavailable
 from augu_api.detection.catalogue import PUBLISHED, Model, find, sha256_of
@@ -192,6 +194,17 @@ def test_an_export_can_be_made_anew(model: Model) -> None:
     model.export.unlink()
     assert export(model, PHOTOS.values()) == model.export
     assert load(settings_for(model.folder, "onnx")).facts["sha256"] == model.sha256
+
+
+def test_the_command_mends_a_damaged_export(model: Model, tmp_path: Path) -> None:
+    """After `augu-api weights export` of a model whose export was altered, the new one is noted and served."""
+    alter(model)
+    photo = tmp_path / "photo.png"
+    PHOTOS["coffee"].save(photo)
+    env = {"AUGU_DATA_DIR": str(tmp_path / "data")}
+    done = CliRunner().invoke(main, ["weights", "export", str(model.folder), str(photo)], env=env)
+    assert done.exit_code == 0, done.output
+    assert load(settings_for(model.folder, "onnx")).facts["engine"] == "onnx"
 
 
 def test_an_export_that_finds_something_else_is_not_kept(model: Model) -> None:
