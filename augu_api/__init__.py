@@ -2,7 +2,7 @@
 
 from flask import Flask
 
-from augu_api import auth, database, deepstack_api, docs, envelope, images_api, metrics, ops, session_api
+from augu_api import auth, database, deepstack_api, docs, envelope, headers, images_api, metrics, ops, session_api
 from augu_api.body import MAX_BODY, Request
 from augu_api.config import Settings
 from augu_api.detection import Detector
@@ -31,6 +31,7 @@ def create_app(settings: Settings, detector: Detector | None = None) -> Flask:
     envelope.register(app)
     ops.register(app, metrics.Agents(settings.metrics_dir))
     auth.register(app)
+    headers.register(app)
     for blueprint in (images_api.images, session_api.session, ops.ops, docs.docs):
         app.register_blueprint(blueprint)
     if settings.deepstack:

@@ -57,9 +57,7 @@ class Commands(FlaskGroup):
         except (SettingsError, accounts.AccountError, ModelUnavailable, ImageRejected, CommandError, OSError) as error:
             raise click.ClickException(str(error)) from error
         except (DBAPIError, StorageError) as error:
-            cause = error.storage_error if isinstance(error, StorageError) else error
-            reason = " ".join(str(getattr(cause, "orig", cause)).split())
-            raise click.ClickException(f"The database cannot be used: {reason}") from error
+            raise click.ClickException(database.explain(error)) from error
 
 
 def _create_app() -> Flask:
@@ -296,6 +294,7 @@ def export_weights(name: str, photos: tuple[Path, ...]) -> None:
     model = find(name, Settings.from_env())
     with click.progressbar(photos, label=f"Exporting {name}", file=sys.stderr) as bar:
         path = optional("export").export(model, (Image.open(photo) for photo in bar))
+    model.note_export()
     click.echo(f"{path} finds the same objects as the module in {len(photos)} photos.", err=True)
 
 

@@ -3,6 +3,7 @@
 import os
 import re
 import secrets
+import stat
 import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -13,9 +14,8 @@ from urllib.parse import urlsplit
 
 ROOT = Path(__file__).resolve().parent.parent
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-STORAGE = re.compile(r"(rediss?|valkeys?)(\+(unix|cluster|sentinel))?|memcached|mongodb")
+STORAGE = re.compile(r"(redis|valkey)(s|\+(unix|cluster|sentinel))?|memcached|mongodb")
+MAX_SECRETS = 10
 
 
 class SettingsError(Exception):
@@ -49,16 +49,33 @@ def _secret(text: str) -> str:
     return text
 
 
+def _secrets(text: str) -> tuple[str, ...]:
+    given = text.split(",")
+    if len(given) > MAX_SECRETS:
+        raise ValueError(f"must be at most {MAX_SECRETS} secrets")
+    if any(secret != secret.strip() for secret in given):
+        raise ValueError("must have no blanks around a secret")
+    return tuple(_secret(secret) for secret in given)
+
+
+def _has_port(address: str) -> bool:
+    """Whether the port, if there is one, is a number. Its own message would show what it is not: a password, maybe."""
+    try:
+        return urlsplit(address).port != 0
+    except ValueError:
+        return False
+
+
 def _storage(text: str) -> str:
-    url = urlsplit(text)
-    if not STORAGE.fullmatch(url.scheme) or url.port == 0:
+    if not STORAGE.fullmatch(text.partition("://")[0]) or not _has_port(text):
         raise ValueError("must start with redis:// or another scheme of the limits library that workers share")
     return text
 
 
 def _web_url(text: str) -> str:
-    if urlsplit(text).scheme not in ("http", "https"):
-        raise ValueError("must start with http:// or https://")
+    address = urlsplit(text)
+    if address.scheme not in ("http", "https") or "@" in address.netloc:
+        raise ValueError("must start with http:// or https:// and name no user")
     return text.rstrip("/")
 
 
@@ -66,10 +83,13 @@ def _database(text: str) -> str:
     scheme, _, rest = text.partition("://")
     if scheme in ("postgres", "postgresql"):  # Heroku spells the first; SQLAlchemy wants the driver named
         scheme = "postgresql+psycopg"
+    user, _, host = rest.partition("?")[0].rpartition("@")
     is_file = scheme == "sqlite" and rest.startswith("/")
-    is_server = scheme == "postgresql+psycopg" and urlsplit(f"//{rest.rpartition('@')[2]}").port != 0
+    is_server = scheme == "postgresql+psycopg" and _has_port(f"//{host}")
     if not is_file and not is_server:
-        raise ValueError("must start with sqlite:/// or postgresql://")
+        raise ValueError("must start with sqlite:/// or postgresql://, and its port be a number")
+    if is_server and "@" in user:  # what follows the first one would be taken for the host, and shown
+        raise ValueError("must spell an @ of its password %40")
     return f"{scheme}://{rest}"
 
 
@@ -89,7 +109,7 @@ class Settings:
         "AUGU_ENV",
         "development",
         _one_of("development", "production"),
-        "`production` refuses to start without `AUGU_SECRET_KEY`.",
+        "`production` refuses to start without a secret.",
     )
     secret_key: str = _setting(
         "AUGU_SECRET_KEY",
@@ -97,6 +117,14 @@ class Settings:
         _secret,
         "Signs the tokens, at least 32 characters. In development one is made and kept in the data folder.",
         "made on first start",
+    )
+    secret_keys: tuple[str, ...] = _setting(
+        "AUGU_SECRET_KEYS",
+        (),
+        _secrets,
+        "Instead of it, to change the secret and keep the tokens: up to 10, comma-separated. "
+        "The first signs, all are accepted.",
+        "`AUGU_SECRET_KEY` alone",
     )
     data_dir: Path = _setting(
         "AUGU_DATA_DIR", ROOT / "data", _path, "Holds the database, the secret and pulled weights.", "`data`"
@@ -152,19 +180,21 @@ class Settings:
     def from_env(cls, environ: Mapping[str, str] = os.environ) -> Self:
         """Read the environment; an empty variable counts as unset. SettingsError names a bad one."""
         settings = cls(**{f.name: _parse(f, environ) for f in fields(cls) if environ.get(f.metadata["variable"])})
-        if settings.env == "production" and not settings.secret_key:
+        if settings.secret_key and settings.secret_keys:
+            raise SettingsError("AUGU_SECRET_KEYS: must not be set beside AUGU_SECRET_KEY: add that one to the list")
+        if settings.env == "production" and not settings.secret_key and not settings.secret_keys:
             raise SettingsError("AUGU_SECRET_KEY: must be set in production (openssl rand -hex 32 makes one)")
         return settings._with_defaults()
 
     def _with_defaults(self) -> Self:
         """Make the data folder and fill in what is kept there."""
         try:
-            self.data_dir.mkdir(parents=True, exist_ok=True)
-            secret = self.secret_key or _kept_secret(self.data_dir / "secret_key")
+            self.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+            keys = self.secret_keys or (self.secret_key or _kept_secret(self.data_dir / "secret_key"),)
         except OSError as error:
             raise SettingsError(f"AUGU_DATA_DIR: {error}") from error
         url = self.database_url or f"sqlite:///{self.data_dir / 'augu.db'}"
-        return replace(self, secret_key=secret, database_url=url)
+        return replace(self, secret_key=keys[0], secret_keys=keys, database_url=url)
 
     @property
     def weights_dir(self) -> Path:
@@ -193,4 +223,14 @@ def _kept_secret(path: Path) -> str:
             file.flush()
             with suppress(FileExistsError):
                 os.link(file.name, path)
-    return path.read_text().strip()
+    hide(path)
+    try:
+        return _secret(path.read_text().strip())
+    except ValueError as error:
+        raise SettingsError(f"AUGU_DATA_DIR: what is in {path} {error}") from error
+
+
+def hide(path: Path) -> None:
+    """Take a file from all but its owner and its group, where it is there and ours."""
+    with suppress(OSError):
+        path.chmod(stat.S_IMODE(path.stat().st_mode) & ~0o007)

@@ -1,25 +1,36 @@
 """Connect to the application's database, and bring its tables up to date."""
 
+import os
 import sqlite3
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import Connection, Engine, create_engine, event, text
+from limits.errors import StorageError
+from sqlalchemy import Connection, Dialect, Engine, create_engine, event, text
 from sqlalchemy.engine.interfaces import DBAPIConnection, DBAPICursor
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import ConnectionPoolEntry
 
+from augu_api.config import hide
+
 BUSY_SECONDS = 30
+PATIENCE = {"connect_timeout": "5", "tcp_user_timeout": "5000"}  # libpq's: seconds, milliseconds
 MIGRATION_LOCK = 0x61756775  # any number that every process of the application agrees on
 
 
 def connect(url: str) -> Engine:
-    """An engine for a `sqlite:///` or `postgresql+psycopg://` URL; nothing is opened yet."""
+    """An engine for a `sqlite:///` or `postgresql+psycopg://` URL; no connection is opened yet."""
     engine = create_engine(url, pool_pre_ping=not url.startswith("sqlite"))  # a file does not hang up
-    if engine.dialect.name == "sqlite":
+    if engine.dialect.name == "postgresql":
+        event.listen(engine, "do_connect", _be_impatient)
+    else:
+        _keep_private(engine.url.database)
         event.listen(engine, "connect", _prepare_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
     return engine
@@ -28,6 +39,27 @@ def connect(url: str) -> Engine:
 def one_statement(engine: Engine) -> Engine:
     """The same engine for work that is a single statement, each its own transaction."""
     return engine.execution_options(isolation_level="AUTOCOMMIT")
+
+
+def _be_impatient(_: Dialect, __: ConnectionPoolEntry, ___: list[Any], options: dict[str, Any]) -> None:
+    """Give a server that is gone a few seconds, not minutes, unless the URL says otherwise."""
+    options.update(PATIENCE | options)
+
+
+def _keep_private(name: str | None) -> None:
+    """Make the file, if it is not there, its owner's alone; SQLite gives its log the same mode."""
+    if not name or name == ":memory:" or name.startswith("file:"):
+        return
+    with suppress(OSError):  # it is there; or SQLite says better what is wrong
+        os.close(os.open(name, os.O_CREAT | os.O_EXCL, 0o600))
+    for end in ("", "-wal", "-shm"):
+        hide(Path(f"{name}{end}"))
+
+
+def explain(error: DBAPIError | StorageError) -> str:
+    """In one line, why the database or the storage of the counts cannot be used."""
+    cause = error.storage_error if isinstance(error, StorageError) else error
+    return "The database cannot be used: " + " ".join(str(getattr(cause, "orig", cause)).split())
 
 
 def _prepare_sqlite(connection: DBAPIConnection, _: ConnectionPoolEntry) -> None:

@@ -1,11 +1,14 @@
 """How many requests a user may make, and the ban for those who go on asking."""
 
 import math
+import re
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import cast
 
 from limits import RateLimitItemPerMinute
+from limits.errors import ConfigurationError
 from limits.storage import Storage, storage_from_string
 from limits.strategies import FixedWindowRateLimiter
 from sqlalchemy import Engine, delete, select, text
@@ -13,16 +16,20 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from augu_api import accounts
+from augu_api.config import SettingsError
 from augu_api.database import one_statement
 from augu_api.models import Count, User
 
 WINDOW = 60  # seconds
 REFUSALS = 50
+REDIS = re.compile("redis|valkey")
+PATIENCE = {"socket_timeout": 5.0, "socket_connect_timeout": 5.0}  # seconds
 COUNT = text("""
     INSERT INTO counts (key, count, expires_at) VALUES (:key, :amount, :now + :expiry)
     ON CONFLICT (key) DO UPDATE SET
         count = CASE WHEN counts.expires_at > :now THEN counts.count ELSE 0 END + :amount,
-        expires_at = CASE WHEN counts.expires_at > :now THEN counts.expires_at ELSE :now + :expiry END
+        expires_at = CASE WHEN counts.expires_at > :now AND counts.expires_at < :now + :expiry
+            THEN counts.expires_at ELSE :now + :expiry END
     RETURNING count, expires_at
 """)
 
@@ -54,13 +61,16 @@ class QuotaExceeded(Exception):
 
 
 class DatabaseStorage(Storage):
-    """Counts for `limits`, kept in the application's database; each is one atomic statement."""
+    """Counts for `limits`, kept in the application's database; each is one atomic statement.
+
+    A clock that was set back does not keep a window open for longer than one: the count stays, its end comes nearer.
+    """
 
     STORAGE_SCHEME = None
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, clock: Callable[[], float] = time.time) -> None:
         super().__init__(wrap_exceptions=True)
-        self.engine = one_statement(engine)
+        self.engine, self.clock = one_statement(engine), clock
 
     @property
     def base_exceptions(self) -> type[Exception]:
@@ -72,15 +82,14 @@ class DatabaseStorage(Storage):
 
     def count(self, key: str, expiry: int, amount: int = 1) -> tuple[int, float]:
         """As `incr`, and when the window ends (Unix time)."""
-        values = {"key": key, "amount": amount, "now": time.time(), "expiry": expiry}
+        values = {"key": key, "amount": amount, "now": self.clock(), "expiry": expiry}
         with self.engine.connect() as connection:
             counted, ends = connection.execute(COUNT, values).one()
         return counted, ends
 
     def get(self, key: str) -> int:
         """The count of the key's window."""
-        now = time.time()
-        query = select(Count.count).where(Count.key == key, Count.expires_at > now)
+        query = select(Count.count).where(Count.key == key, Count.expires_at > self.clock())
         with self.engine.connect() as connection:
             return connection.execute(query).scalar() or 0
 
@@ -88,7 +97,7 @@ class DatabaseStorage(Storage):
         """When the key's window ends (Unix time); now, if it has none."""
         query = select(Count.expires_at).where(Count.key == key)
         with self.engine.connect() as connection:
-            return max(connection.execute(query).scalar() or 0.0, time.time())
+            return max(connection.execute(query).scalar() or 0.0, self.clock())
 
     def check(self) -> bool:
         """Whether the database answers."""
@@ -111,8 +120,7 @@ class Quotas:
 
     def __init__(self, engine: Engine, storage_url: str, ban_minutes: int) -> None:
         self.engine = engine
-        shared = storage_from_string(storage_url, wrap_exceptions=True) if storage_url else DatabaseStorage(engine)
-        self.storage = cast(Storage, shared)  # the library has asynchronous ones too
+        self.storage = _shared(storage_url) if storage_url else DatabaseStorage(engine)
         self.limiter = FixedWindowRateLimiter(self.storage)
         self.refusals = RateLimitItemPerMinute(REFUSALS - 1, ban_minutes, namespace="refusals")
 
@@ -147,3 +155,14 @@ class Quotas:
 def _key(user: User) -> str:
     """The name of a user's count: another cap starts another window."""
     return f"requests/{user.id}/{user.cap}"
+
+
+def _shared(url: str) -> Storage:
+    """A storage of the limits library. Raises SettingsError, which does not show the URL: its password is in it."""
+    try:
+        shared = storage_from_string(url, wrap_exceptions=True, **(PATIENCE if REDIS.match(url) else {}))
+    except ConfigurationError:
+        raise SettingsError(
+            "AUGU_RATELIMIT_STORAGE: the limits library does not know this scheme or needs another package for it"
+        ) from None
+    return cast(Storage, shared)  # the library has asynchronous ones too

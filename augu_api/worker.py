@@ -1,13 +1,28 @@
-"""The gunicorn worker: threads, calls shared fairly among the workers, and no patience without end."""
+"""The gunicorn worker: calls shared fairly, no reply outside of the envelope, and no patience without end."""
 
 import socket
+import sys
 import time
+import uuid
 from contextlib import suppress
+from http import HTTPStatus
 from typing import Any
 
+from gunicorn.arbiter import Arbiter  # type: ignore[import-untyped]
+from gunicorn.http import errors  # type: ignore[import-untyped]
+from gunicorn.util import write_nonblock  # type: ignore[import-untyped]
 from gunicorn.workers.gthread import ThreadWorker  # type: ignore[import-untyped]
+from limits.errors import StorageError
+from sqlalchemy.exc import DBAPIError
+
+from augu_api.config import SettingsError
+from augu_api.database import explain
+from augu_api.detection import ModelUnavailable
+from augu_api.envelope import failure
+from augu_api.headers import HEADERS
 
 DELAY = 0.001  # seconds for each open connection
+STATUSES = {errors.LimitRequestLine: 414, errors.LimitRequestHeaders: 431, errors.UnsupportedTransferCoding: 501}
 
 
 class FairWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
@@ -51,3 +66,37 @@ class FairWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
                 how = socket.SHUT_RD if now < begun + self.write_seconds else socket.SHUT_RDWR
                 with suppress(OSError):  # the client is gone already
                     conn.sock.shutdown(how)
+
+    def load_wsgi(self) -> None:
+        """Load the application; what an operator can mend ends the start with a line that says what it is."""
+        try:
+            super().load_wsgi()
+        except (SettingsError, ModelUnavailable) as error:
+            self._refuse_to_start(str(error))
+        except (DBAPIError, StorageError) as error:
+            self._refuse_to_start(explain(error))
+
+    def _refuse_to_start(self, reason: str) -> None:
+        self.log.error("Error: %s", reason)
+        sys.exit(Arbiter.WORKER_BOOT_ERROR)
+
+    def handle_error(self, req: Any, client: Any, addr: Any, exc: Exception) -> None:
+        """Answer what is not HTTP in the envelope; gunicorn would quote it, in HTML and in its log."""
+        status = STATUSES.get(type(exc), 400 if isinstance(exc, errors.ParseException) else 500)
+        id = uuid.uuid4().hex
+        if status == 500:
+            self.log.error("An unexpected error (request %s)", id, exc_info=exc)
+        else:
+            self.log.warning("Not HTTP: %s (request %s)", type(exc).__name__, id)
+        try:
+            write_nonblock(client, _reply(status, id))
+        except OSError:
+            self.log.debug("The client is gone.")
+
+
+def _reply(status: int, id: str) -> bytes:
+    """A reply of the envelope, as it is sent."""
+    response = failure(status)
+    response.headers.update(HEADERS | {"X-Request-Id": id, "Connection": "close"})
+    head = f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\n" + "".join(f"{k}: {v}\r\n" for k, v in response.headers)
+    return f"{head}\r\n".encode("latin-1") + response.get_data()

@@ -56,7 +56,7 @@ def shown(run: Run, who: str = "alice") -> dict[str, object]:
 def claims(run: Run, text: str, tmp_path: Path) -> tokens.Token:
     """What a printed token says."""
     assert text.count("\n") == 1
-    return tokens.read(Settings.from_env({"AUGU_DATA_DIR": str(tmp_path / "data")}).secret_key, text.strip())
+    return tokens.read(Settings.from_env({"AUGU_DATA_DIR": str(tmp_path / "data")}).secret_keys, text.strip())
 
 
 # --- users

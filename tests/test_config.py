@@ -29,6 +29,7 @@ def test_defaults(tmp_path: Path) -> None:
     assert vars(settings) == {
         "env": "development",
         "secret_key": secret,
+        "secret_keys": (secret,),
         "data_dir": tmp_path / "new" / "data",
         "database_url": f"sqlite:///{tmp_path}/new/data/augu.db",
         "ratelimit_storage": "",
@@ -52,6 +53,9 @@ def test_defaults(tmp_path: Path) -> None:
 GOOD: list[tuple[str, str, Any]] = [
     ("AUGU_ENV", "development", "development"),
     ("AUGU_SECRET_KEY", SECRET, SECRET),
+    ("AUGU_SECRET_KEY", f"{SECRET},{SECRET}", f"{SECRET},{SECRET}"),
+    ("AUGU_SECRET_KEYS", SECRET, (SECRET,)),
+    ("AUGU_SECRET_KEYS", ",".join([SECRET] * 10), (SECRET,) * 10),
     ("DATABASE_URL", "sqlite:////tmp/x.db", "sqlite:////tmp/x.db"),
     ("DATABASE_URL", f"postgres{HOST}", PSYCOPG),
     ("DATABASE_URL", f"postgresql{HOST}", PSYCOPG),
@@ -102,6 +106,12 @@ BAD = [(variable, text) for variable in NUMBERS for text in ("0", "-1", "1.5", "
     ("AUGU_ENV", "test"),
     ("AUGU_ENGINE", "tensorflow"),
     ("AUGU_SECRET_KEY", SECRET[1:]),
+    ("AUGU_SECRET_KEYS", f"{SECRET},{SECRET[1:]}"),
+    ("AUGU_SECRET_KEYS", f"{SECRET},"),
+    ("AUGU_SECRET_KEYS", f",{SECRET}"),
+    ("AUGU_SECRET_KEYS", f"{SECRET},{' ' * 32}"),
+    ("AUGU_SECRET_KEYS", f"{SECRET}, {SECRET}"),
+    ("AUGU_SECRET_KEYS", ",".join([SECRET] * 11)),
     ("AUGU_METRICS_TOKEN", "short"),
     ("AUGU_DEEPSTACK", "yes"),
     ("AUGU_DEEPSTACK", " 1"),
@@ -114,20 +124,34 @@ BAD = [(variable, text) for variable in NUMBERS for text in ("0", "-1", "1.5", "
     ("DATABASE_URL", "augu.db"),
     ("DATABASE_URL", "sqlite://augu.db"),
     ("DATABASE_URL", "postgresql://augu@localhost:port/augu"),
+    ("DATABASE_URL", "postgresql://augu:hunter2"),
+    ("DATABASE_URL", "postgresql://augu:hun@ter2@localhost/augu"),
     ("AUGU_RATELIMIT_STORAGE", "localhost"),
     ("AUGU_RATELIMIT_STORAGE", "redis://localhost:port"),
+    ("AUGU_RATELIMIT_STORAGE", "redis://:hun/ter2@localhost"),
+    ("AUGU_RATELIMIT_STORAGE", "rediss+unix://localhost"),
     ("AUGU_RATELIMIT_STORAGE", "memory://"),
     ("AUGU_RATELIMIT_STORAGE", "carrier-pigeon://localhost"),
     ("AUGU_WEIGHTS_URL", "file:///etc"),
     ("AUGU_WEIGHTS_URL", "mirror.example.org"),
+    ("AUGU_WEIGHTS_URL", "https://augu:hunter2@mirror.example.org"),
 ]
 
 
 @pytest.mark.parametrize(("variable", "text"), BAD)
 def test_bad(tmp_path: Path, variable: str, text: str) -> None:
     """A value that cannot be used is refused before anything starts, and the message names the variable."""
-    with pytest.raises(SettingsError, match=f"^{variable}: "):
+    with pytest.raises(SettingsError, match=f"^{variable}: ") as raised:
         read(tmp_path, **{variable: text})
+    for secret in (SECRET[1:], "hun", "ter2"):
+        assert secret not in str(raised.value)
+
+
+def test_a_secret_is_given_once(tmp_path: Path) -> None:
+    """Two variables that disagree about the secret are refused, and neither value is shown."""
+    with pytest.raises(SettingsError, match=r"^AUGU_SECRET_KEYS: .*AUGU_SECRET_KEY") as raised:
+        read(tmp_path, AUGU_SECRET_KEY=SECRET, AUGU_SECRET_KEYS=f"{SECRET},{SECRET}")
+    assert SECRET not in str(raised.value)
 
 
 @given(st.dictionaries(st.sampled_from(sorted(set(VARIABLES) - {"AUGU_DATA_DIR", "AUGU_ENV"})), st.text(), max_size=3))
@@ -141,7 +165,7 @@ def test_any_values(tmp_path_factory: pytest.TempPathFactory, environ: dict[str,
     assert named in {*environ, ""}
 
 
-@pytest.mark.parametrize("key", [{}, {"AUGU_SECRET_KEY": ""}])
+@pytest.mark.parametrize("key", [{}, {"AUGU_SECRET_KEY": ""}, {"AUGU_SECRET_KEYS": ""}])
 def test_production_needs_a_secret(tmp_path: Path, key: dict[str, str]) -> None:
     """In production nothing is made up: without a secret it does not start, and leaves none behind."""
     with pytest.raises(SettingsError, match=r"^AUGU_SECRET_KEY: "):
@@ -149,6 +173,38 @@ def test_production_needs_a_secret(tmp_path: Path, key: dict[str, str]) -> None:
     assert not (tmp_path / "data").exists()
     assert read(tmp_path / "data", AUGU_ENV="production", AUGU_SECRET_KEY=SECRET).secret_key == SECRET
     assert not (tmp_path / "data" / "secret_key").exists()
+
+
+def test_many_secrets(tmp_path: Path) -> None:
+    """The first of several signs, in production as well, and none is made up beside them."""
+    settings = read(tmp_path / "data", AUGU_ENV="production", AUGU_SECRET_KEYS=f"{'n' * 32},{SECRET}")
+    assert (settings.secret_key, settings.secret_keys) == ("n" * 32, ("n" * 32, SECRET))
+    assert not (tmp_path / "data" / "secret_key").exists()
+    assert read(tmp_path, AUGU_SECRET_KEY=SECRET).secret_keys == (SECRET,)
+
+
+@pytest.mark.parametrize("text", ["", "0123"])
+def test_a_damaged_secret(tmp_path: Path, text: str) -> None:
+    """A kept secret that was cut short, by a full disk perhaps, signs nothing: the start is refused."""
+    (tmp_path / "secret_key").write_text(text)
+    with pytest.raises(SettingsError, match=r"^AUGU_DATA_DIR: .*secret_key must have at least 32 characters"):
+        read(tmp_path)
+
+
+@pytest.mark.parametrize(("mode", "after"), [(0o644, 0o640), (0o666, 0o660), (0o600, 0o600), (0o400, 0o400)])
+def test_a_kept_secret_is_hidden(tmp_path: Path, mode: int, after: int) -> None:
+    """Others lose what access they had to the secret; what its owner and group may do is as it was set."""
+    secret = read(tmp_path).secret_key
+    (tmp_path / "secret_key").chmod(mode)
+    assert read(tmp_path).secret_key == secret
+    assert stat.S_IMODE((tmp_path / "secret_key").stat().st_mode) == after
+
+
+def test_the_data_folder_is_private(tmp_path: Path) -> None:
+    """A data folder that the start makes is its owner's alone; one that is there stays as it is."""
+    assert stat.S_IMODE(read(tmp_path / "new" / "data").data_dir.stat().st_mode) == 0o700
+    tmp_path.chmod(0o755)
+    assert stat.S_IMODE(read(tmp_path).data_dir.stat().st_mode) == 0o755
 
 
 def test_kept_secret(tmp_path: Path) -> None:
@@ -173,9 +229,10 @@ def test_one_secret(tmp_path: Path, at_once: AtOnce, round_: int) -> None:
 
 def test_secrets_are_not_shown(tmp_path: Path) -> None:
     """A Settings that ends up in a log or a traceback shows no secret."""
-    settings = read(tmp_path, AUGU_SECRET_KEY=SECRET, AUGU_METRICS_TOKEN=SECRET, DATABASE_URL=f"postgres{HOST}")
-    assert SECRET not in repr(settings)
-    assert "p%40ss" not in repr(settings)
+    settings = read(tmp_path, AUGU_SECRET_KEYS=SECRET, AUGU_METRICS_TOKEN=SECRET, DATABASE_URL=f"postgres{HOST}")
+    for shown in (repr(settings), str(settings), f"{[settings]}"):
+        assert SECRET not in shown
+        assert "p%40ss" not in shown
 
 
 @pytest.mark.parametrize(("workers", "threads"), [(1, CORES), (CORES, 1), (10 * CORES, 1)])
@@ -184,7 +241,11 @@ def test_engine_threads(tmp_path: Path, workers: int, threads: int) -> None:
     assert read(tmp_path, WEB_CONCURRENCY=str(workers)).engine_threads == threads
 
 
-@pytest.mark.parametrize("variable", VARIABLES)
-def test_documented(variable: str) -> None:
-    """Every setting has its row in README.md."""
-    assert f"\n| `{variable}` |" in (ROOT / "README.md").read_text()
+def test_documented() -> None:
+    """README.md's table has each setting once, in order, with its default and what it decides, and no other."""
+    rows = [
+        f"| `{f.metadata['variable']}` | {f.metadata['shown'] or f'`{f.default}`'} | {f.metadata['about']} |"
+        for f in fields(Settings)
+    ]
+    table = (ROOT / "README.md").read_text().partition("| variable | default | |\n| --- | --- | --- |\n")[2]
+    assert table.partition("\n\n")[0].splitlines() == rows

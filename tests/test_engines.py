@@ -3,6 +3,7 @@
 import json
 import shutil
 import subprocess
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,11 +12,13 @@ import onnx
 import pytest
 import torch
 import torchvision.models.detection
+from click.testing import CliRunner
 from numpy.typing import NDArray
 from PIL import Image
 from skimage import data
 from torch import nn
 
+from augu_api.cli import main
 from augu_api.config import Settings
 from augu_api.detection import ModelUnavailable
 from augu_api.detection.catalogue import PUBLISHED, Model, find, sha256_of
@@ -95,13 +98,54 @@ def truncate(model: Model) -> None:
     model.export.write_bytes(model.export.read_bytes()[:100_000])
 
 
-@pytest.mark.parametrize("spoil", [break_nothing, other_weights, truncate])
-def test_an_export_that_does_not_fit_is_not_used(model: Model, spoil: object) -> None:
-    """Without a whole export of these weights `auto` runs the module, and `onnx` refuses with the remedy."""
-    spoil(model)  # type: ignore[operator]
+def alter(model: Model) -> None:
+    """Change a weight; the graph still loads and answers."""
+    graph = onnx.load(model.export)
+    largest = max(graph.graph.initializer, key=lambda one: len(one.raw_data))
+    largest.raw_data = largest.raw_data[:-4] + bytes(4)
+    onnx.save(graph, model.export)
+
+
+@pytest.mark.parametrize("spoil", [break_nothing, other_weights, truncate, alter])
+def test_an_export_that_does_not_fit_is_not_used(
+    model: Model, spoil: Callable[[Model], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Without a whole export of these weights `auto` runs the module and says why, `onnx` refuses with the remedy."""
+    spoil(model)
     assert load(settings_for(model.folder, "auto")).facts["engine"] == "torchvision"
-    with pytest.raises(ModelUnavailable, match="weights export"):
+    assert str(model.export) in caplog.text
+    with pytest.raises(ModelUnavailable, match=rf"{model.export}.*weights export"):
         load(settings_for(model.folder, "onnx"))
+
+
+def test_an_altered_export_would_load(model: Model) -> None:
+    """It is the noted hash alone that an altered export is known by; a folder that notes none is served as before."""
+    alter(model)
+    assert OnnxEngine(replace(model, export_sha256=""), 1).find(np.zeros((64, 64, 3), np.uint8)).scores.size == 0
+    with pytest.raises(ModelUnavailable, match=r"model\.onnx is damaged, its sha256 is not [0-9a-f]{64}"):
+        OnnxEngine(model, 1)
+
+
+@pytest.mark.parametrize("name", ["bundled", "mobilenet"])
+def test_a_new_export_is_noted(settings: Settings, model: Model, tmp_path: Path, name: str) -> None:
+    """Its hash is kept beside the other facts, which stay, or, of a published model, in a file of its own."""
+    if name == "mobilenet":
+        model = replace(find(name, settings), folder=settings.weights_dir)
+        model.folder.mkdir()
+    model.export.write_bytes(b"another export")
+    model.note_export()
+    found = find("mobilenet" if name == "mobilenet" else str(tmp_path), settings)
+    assert found == replace(model, export_sha256=sha256_of(model.export), name=found.name)
+    assert not list(model.folder.glob("*.part"))
+
+
+def test_what_is_noted_of_a_published_export_is_whole(settings: Settings) -> None:
+    """A broken note is named."""
+    model = find("mobilenet", settings)
+    model.folder.mkdir()
+    model.facts.write_text("{")
+    with pytest.raises(ModelUnavailable, match=r"mobilenet.*\.json cannot be used"):
+        find("mobilenet", settings)
 
 
 @pytest.mark.parametrize("engine", ["auto", "torchvision"])
@@ -150,6 +194,17 @@ def test_an_export_can_be_made_anew(model: Model) -> None:
     model.export.unlink()
     assert export(model, PHOTOS.values()) == model.export
     assert load(settings_for(model.folder, "onnx")).facts["sha256"] == model.sha256
+
+
+def test_the_command_mends_a_damaged_export(model: Model, tmp_path: Path) -> None:
+    """After `augu-api weights export` of a model whose export was altered, the new one is noted and served."""
+    alter(model)
+    photo = tmp_path / "photo.png"
+    PHOTOS["coffee"].save(photo)
+    env = {"AUGU_DATA_DIR": str(tmp_path / "data")}
+    done = CliRunner().invoke(main, ["weights", "export", str(model.folder), str(photo)], env=env)
+    assert done.exit_code == 0, done.output
+    assert load(settings_for(model.folder, "onnx")).facts["engine"] == "onnx"
 
 
 def test_an_export_that_finds_something_else_is_not_kept(model: Model) -> None:

@@ -14,8 +14,8 @@ ROOMS = {
     "core": {"config", "flags", "tokens", "images", "drawing", "detection"},
     "store": {"models", "database", "accounts", "quotas", "migrations"},
     "web": {
-        "extensions", "envelope", "schemas", "body", "auth", "metrics", "images_api", "deepstack_api", "session_api",
-        "ops", "docs", "openapi", "examples",
+        "extensions", "envelope", "headers", "schemas", "body", "auth", "metrics", "images_api", "deepstack_api",
+        "session_api", "ops", "docs", "openapi", "examples",
     },
     "edge": {"__init__", "cli", "logs", "worker"},
 }  # fmt: skip

@@ -60,6 +60,44 @@ def test_expiry(storage: DatabaseStorage) -> None:
         assert len(session.scalars(select(Count)).all()) == 1
 
 
+@dataclass
+class Clock:
+    """A clock that can be set."""
+
+    now: float = 1_800_000_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.mark.parametrize("back", [1, 59, 60, 61, 3600, 10**9])
+def test_a_clock_set_back(engine: Engine, back: int) -> None:
+    """Neither is a window's count forgotten, nor does it last longer than a window from then on."""
+    clock = Clock()
+    storage = DatabaseStorage(engine, clock)
+    storage.incr("a", 60, amount=5)
+    clock.now -= back
+    assert (storage.get("a"), storage.incr("a", 60)) == (5, 6)
+    ends = storage.get_expiry("a")
+    assert clock.now < ends <= clock.now + 60
+    clock.now += 30
+    assert storage.incr("a", 60) == 7
+    assert storage.get_expiry("a") == ends
+    clock.now = ends
+    assert (storage.get("a"), storage.incr("a", 60)) == (0, 1)
+
+
+@pytest.mark.parametrize("forward", [60, 3600, 10**9])
+def test_a_clock_set_forward(engine: Engine, forward: int) -> None:
+    """The window is over, and the next one ends as it should by the clock as it is then."""
+    clock = Clock()
+    storage = DatabaseStorage(engine, clock)
+    storage.incr("a", 60, amount=5)
+    clock.now += forward
+    assert (storage.get("a"), storage.incr("a", 60)) == (0, 1)
+    assert storage.get_expiry("a") == clock.now + 60
+
+
 def test_forgetting(storage: DatabaseStorage) -> None:
     """One key or all of them can be forgotten."""
     for key in "abc":

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from augu_api.flags import DEFAULT_FLAGS, Flag
-from augu_api.tokens import InvalidToken, Token, issue, read
+from augu_api.tokens import BadSignature, InvalidToken, Token, issue, read
 
 SECRET = "a secret of at least 32 characters"
 HEADER = '{"alg":"HS256"}'
@@ -31,7 +31,17 @@ def jws(header: str = HEADER, payload: str = PAYLOAD, secret: str = SECRET, dige
 def test_round_trip(user_id: int, issued_at: int, secret: str) -> None:
     """What was issued under a secret is read under it, whoever it is for and whenever."""
     token = Token(user_id, issued_at)
-    assert read(secret, issue(secret, token)) == token
+    assert read((secret,), issue(secret, token)) == token
+
+
+@given(st.lists(st.text("abc", min_size=32, max_size=34), min_size=1, max_size=10, unique=True), st.data())
+def test_any_of_our_secrets(secrets: list[str], data: st.DataObject) -> None:
+    """What one of the secrets signed is read under all of them, and not once that one is gone."""
+    signer = data.draw(st.sampled_from(secrets))
+    text = issue(signer, TOKEN)
+    assert read(tuple(secrets), text) == TOKEN
+    with pytest.raises(BadSignature):
+        read(tuple(secret for secret in secrets if secret != signer), text)
 
 
 def test_form() -> None:
@@ -89,14 +99,14 @@ WRONG = {
 def test_wrong(text: str) -> None:
     """Another algorithm, header, payload, encoding or secret is not a token, and nothing but InvalidToken is raised."""
     with pytest.raises(InvalidToken):
-        read(SECRET, text)
+        read((SECRET,), text)
 
 
 @pytest.mark.parametrize("last", sorted(set(ALPHABET) - {SIGNATURE[-1]}))
 def test_non_canonical_signature(last: str) -> None:
     """The last character carries two unused bits: each other spelling is refused, those of the same bytes as well."""
     with pytest.raises(InvalidToken):
-        read(SECRET, GOOD[:-1] + last)
+        read((SECRET,), GOOD[:-1] + last)
 
 
 @given(st.data())
@@ -105,14 +115,14 @@ def test_changed(data: st.DataObject) -> None:
     at = data.draw(st.integers(0, len(GOOD) - 1))
     character = data.draw(st.characters(min_codepoint=33, max_codepoint=255).filter(lambda c: c != GOOD[at]))
     with pytest.raises(InvalidToken):
-        read(SECRET, GOOD[:at] + character + GOOD[at + 1 :])
+        read((SECRET,), GOOD[:at] + character + GOOD[at + 1 :])
 
 
 @given(st.text() | st.lists(st.text(f"{ALPHABET}=", max_size=40), min_size=1, max_size=5).map(".".join))
 def test_any_text(text: str) -> None:
     """Whatever a caller sends, reading it raises InvalidToken and nothing else."""
     with pytest.raises(InvalidToken):
-        read(SECRET, text)
+        read((SECRET,), text)
 
 
 def test_flags() -> None:

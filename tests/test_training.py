@@ -131,6 +131,7 @@ def test_what_is_left(photos: Path, coins: Path) -> None:
     assert sorted(path.name for path in coins.iterdir()) == names
     facts = json.loads((coins / "model.json").read_text())
     assert facts["sha256"] == sha256_of(coins / "model.pth")
+    assert facts["export_sha256"] == sha256_of(coins / "model.onnx")
     assert facts["megabytes"] == pytest.approx((coins / "model.pth").stat().st_size / 1e6, abs=0.1)
     assert facts["names"] == ["background", "coin"]
     assert facts["ap_measured_on"] == "6 photos for validation"

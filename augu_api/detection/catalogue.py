@@ -7,7 +7,7 @@ takes the path of any other. The published ones are torchvision's own builders a
 
 import hashlib
 import json
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +64,7 @@ class Model:
     names: the category of each label, "N/A" where a label is unused; label 0 is the background
     min_size, max_size: a photo is fitted so that its sides have at most these pixels, the shorter and the longer one
     ap: COCO AP, 0 to 1: as published, for the bundled model as measured (see its card)
+    export_sha256: the hash of the weights' export, if there is one; `augu-api weights export` notes it
     calibration: points (score as the module gives it, how often such a box is right), between which lines are drawn
     """
 
@@ -78,6 +79,7 @@ class Model:
     megabytes: float
     ap: float
     speed: str
+    export_sha256: str = ""
     calibration: list[list[float]] = field(default_factory=list)
 
     @property
@@ -89,6 +91,19 @@ class Model:
     def export(self) -> Path:
         """Their ONNX export, there or not."""
         return self.weights.with_suffix(".onnx")
+
+    @property
+    def facts(self) -> Path:
+        """The file that notes the facts; of a published model only those of its export."""
+        return self.weights.with_suffix(".json") if self.name in PUBLISHED else self.folder / "model.json"
+
+    def note_export(self) -> None:
+        """Note the hash of the export that is there now."""
+        noted = json.loads(self.facts.read_text()) if self.facts.exists() else {}
+        noted["export_sha256"] = sha256_of(self.export)
+        part = self.facts.with_name(f"{self.facts.name}.part")
+        part.write_text(json.dumps(noted, indent=1) + "\n")
+        part.replace(self.facts)
 
     def verify(self) -> None:
         """Raise ModelUnavailable unless the weights are there and whole."""
@@ -111,7 +126,8 @@ def find(name: str, settings: Settings) -> Model:
         file = PUBLISHED[name]["file"]
         sha256 = file.rpartition("-")[2].removesuffix(".pth")
         names = _facts(BUNDLED)["names"]  # both know COCO's labels
-        return Model(name=name, folder=settings.weights_dir, sha256=sha256, names=names, **PUBLISHED[name])
+        model = Model(name=name, folder=settings.weights_dir, sha256=sha256, names=names, **PUBLISHED[name])
+        return replace(model, export_sha256=_noted(model.facts)) if model.facts.exists() else model
     folder = BUNDLED if name == "bundled" else Path(name)
     return Model(name=name, folder=folder, **_facts(folder))
 
@@ -121,12 +137,21 @@ def catalogue(settings: Settings) -> list[Model]:
     return [find(name, settings) for name in ("bundled", *PUBLISHED)]
 
 
+def _noted(path: Path) -> str:
+    """The hash that is noted of a published model's export."""
+    try:
+        return str(json.loads(path.read_text())["export_sha256"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelUnavailable(f"{path} cannot be used: {error!r}.") from error
+
+
 def _facts(folder: Path) -> dict[str, Any]:
     path = folder / "model.json"
     try:
         facts = json.loads(path.read_text())
         wanted = [f for f in fields(Model) if f.name not in ("name", "folder")]
-        return {f.name: facts[f.name] for f in wanted if f.name in facts or f.default_factory is MISSING}
+        optional = {"export_sha256", "calibration"}
+        return {f.name: facts[f.name] for f in wanted if f.name in facts or f.name not in optional}
     except FileNotFoundError:
         known = ", ".join(("bundled", *PUBLISHED))
         raise ModelUnavailable(f"{folder} is neither a folder with a model.json nor one of {known}.") from None

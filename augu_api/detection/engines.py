@@ -1,5 +1,6 @@
 """What runs a model: what all engines share, and which one is taken."""
 
+import logging
 from abc import ABC, abstractmethod
 from importlib import import_module
 from types import ModuleType
@@ -15,6 +16,7 @@ from augu_api.detection.catalogue import Model, find
 
 NEEDS = {"onnx": "requirements.txt", "train": "requirements-train.txt", "evaluate": "requirements-train.txt"}
 SAME_BOX = 0.8  # two boxes that overlap more than this are one
+logger = logging.getLogger(__name__)
 ENGINES = "onnx", "torchvision"  # in the order in which `auto` tries them
 MAX_ASPECT = 128  # a thinner photo is padded, since fitting it would leave its short side no pixel
 
@@ -102,6 +104,8 @@ def load(settings: Settings) -> Detector:
             reasons.append(str(error))
         else:
             detector.detect(Image.new("RGB", (640, 480)))
+            for reason in reasons:
+                logger.warning("%s", reason)
             return detector
     raise ModelUnavailable("\n".join(reasons))
 

@@ -5,10 +5,10 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from augu_api.detection import ModelUnavailable
-from augu_api.detection.catalogue import Model
+from augu_api.detection.catalogue import Model, sha256_of
 from augu_api.detection.engines import Engine, Found
 
-REMEDY = "`augu-api weights export {}` makes it anew"
+REMEDY = "restore the file, or `augu-api weights export {}` makes it anew"
 
 
 class OnnxEngine(Engine):
@@ -18,6 +18,7 @@ class OnnxEngine(Engine):
 
     def __init__(self, model: Model, threads: int) -> None:
         super().__init__(model)
+        _verify(model)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
@@ -32,6 +33,13 @@ class OnnxEngine(Engine):
     def find(self, pixels: NDArray[np.uint8]) -> Found:
         """Find the objects in an RGB photo (H, W, 3)."""
         return Found(*self.session.run(None, {"pixels": pixels}))
+
+
+def _verify(model: Model) -> None:
+    """Raise ModelUnavailable unless the export is the one that was noted; one that is broken may still load."""
+    if model.export.is_file() and model.export_sha256 not in ("", sha256_of(model.export)):
+        remedy = REMEDY.format(model.name)
+        raise ModelUnavailable(f"{model.export} is damaged, its sha256 is not {model.export_sha256}: {remedy}.")
 
 
 load = OnnxEngine

@@ -277,7 +277,8 @@ def fine_tune(
     trained = [id for id in files if id not in held_out]
     if not trained:
         raise ModelUnavailable(f"{data.annotations} has {len(files)} photos: too few to train with.")
-    facts = replace(start, name=output.name, folder=output, file="model.pth", names=names, calibration=[], speed="")
+    facts = replace(start, name=output.name, folder=output, file="model.pth", names=names, speed="")
+    facts = replace(facts, export_sha256="", calibration=[])
     validator = Validator(facts, validation or data, held_out, recipe, report)
     output.mkdir(parents=True, exist_ok=True)
     photos = Photos([files[id] for id in trained], [boxes[id] for id in trained])
@@ -335,7 +336,8 @@ def _finish(validator: Validator, photos: int) -> Model:
     torch.save(torch.load(validator.best, weights_only=True)["state"], facts.weights)
     size = facts.weights.stat().st_size / 1e6
     model = replace(facts, sha256=sha256_of(facts.weights), megabytes=round(size, 1))
-    export(model, (Image.open(file) for _, file in validator.photos[:CHECKED]))
+    path = export(model, (Image.open(file) for _, file in validator.photos[:CHECKED]))
+    model = replace(model, export_sha256=sha256_of(path))
     module = build(model)
     validator.run(model, module)
     model = replace(model, calibration=evaluation.calibrate())
