@@ -12,6 +12,7 @@ metrics_dir = os.environ["PROMETHEUS_MULTIPROC_DIR"] = tempfile.mkdtemp(prefix="
 
 from prometheus_client import multiprocess
 
+import augu_api.app  # noqa: F401 - before the fork, so that the workers share what it imports
 from augu_api.config import Settings, SettingsError
 
 try:

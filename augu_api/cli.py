@@ -20,7 +20,8 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 from tabulate import tabulate
 
-from augu_api import accounts, create_app, database, tokens
+from augu_api import accounts, database, tokens
+from augu_api.app import create_app
 from augu_api.config import Settings, SettingsError
 from augu_api.detection import ModelUnavailable, select
 from augu_api.detection.catalogue import PUBLISHED, Model, catalogue, find

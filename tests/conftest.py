@@ -32,7 +32,8 @@ from PIL import Image
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
-from augu_api import accounts, create_app, database, tokens
+from augu_api import accounts, database, tokens
+from augu_api.app import create_app
 from augu_api.config import ROOT, Settings
 from augu_api.detection import Detection, Detector
 from augu_api.detection.engines import load

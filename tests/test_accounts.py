@@ -13,8 +13,9 @@ from sqlalchemy import Engine, inspect, select, text
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from augu_api import accounts, create_app, database
+from augu_api import accounts, database
 from augu_api.accounts import AccountError
+from augu_api.app import create_app
 from augu_api.config import Settings
 from augu_api.extensions import KEY
 from augu_api.flags import DEFAULT_FLAGS, Flag

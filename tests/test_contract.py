@@ -23,7 +23,8 @@ from PIL import Image
 from sqlalchemy import text
 from werkzeug.test import TestResponse
 
-from augu_api import accounts, create_app
+from augu_api import accounts
+from augu_api.app import create_app
 from augu_api.body import MAX_BODY, MAX_FIELDS
 from augu_api.config import Settings
 from augu_api.detection import Detection

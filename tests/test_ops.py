@@ -18,7 +18,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
-from augu_api import accounts, create_app, logs
+from augu_api import accounts, logs
+from augu_api.app import create_app
 from augu_api.config import ROOT, Settings
 from augu_api.detection import Detection
 from augu_api.extensions import KEY, Service

@@ -17,7 +17,8 @@ from limits.errors import StorageError
 from sqlalchemy import Engine, select, text
 from sqlalchemy.orm import Session
 
-from augu_api import accounts, create_app, database
+from augu_api import accounts, database
+from augu_api.app import create_app
 from augu_api.config import Settings
 from augu_api.extensions import KEY
 from augu_api.models import Count, User

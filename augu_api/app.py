@@ -1,0 +1,38 @@
+"""The application: composition only."""
+
+from flask import Flask
+
+from augu_api import auth, database, deepstack_api, docs, envelope, images_api, metrics, ops, session_api
+from augu_api.body import MAX_BODY, Request
+from augu_api.config import Settings
+from augu_api.detection import Detector
+from augu_api.detection.line import Line
+from augu_api.extensions import KEY, Service
+from augu_api.quotas import Quotas
+
+
+class Application(Flask):
+    """Flask with bounded requests that stay in memory, and no routes beside our own."""
+
+    request_class = Request
+
+
+def create_app(settings: Settings, detector: Detector | None = None) -> Flask:
+    """Compose the application, its database brought up to date; without a detector it cannot detect."""
+    app = Application(__name__, static_folder=None)
+    app.config.update(MAX_CONTENT_LENGTH=MAX_BODY, MAX_FORM_MEMORY_SIZE=MAX_BODY, PROVIDE_AUTOMATIC_OPTIONS=False)
+    app.url_map.merge_slashes = False  # a redirect would not be in the envelope
+    engine = database.connect(settings.database_url)
+    database.upgrade(engine)
+    quotas = Quotas(engine, settings.ratelimit_storage, settings.ban_minutes)
+    app.extensions[KEY] = Service(settings, engine, quotas, Line(settings.queue), detector)
+    if detector:
+        metrics.describe(detector)
+    envelope.register(app)
+    ops.register(app, metrics.Agents(settings.metrics_dir))
+    auth.register(app)
+    for blueprint in (images_api.images, session_api.session, ops.ops, docs.docs):
+        app.register_blueprint(blueprint)
+    if settings.deepstack:
+        app.register_blueprint(deepstack_api.deepstack)
+    return app
