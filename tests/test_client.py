@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from io import BytesIO
 from pathlib import Path
-from socketserver import StreamRequestHandler, ThreadingTCPServer
+from socketserver import BaseServer, StreamRequestHandler, ThreadingTCPServer
 from ssl import PROTOCOL_TLS_SERVER, SSLContext
 from threading import Event, Thread
 from typing import Any
@@ -58,15 +58,24 @@ def never(seconds: float) -> None:
 
 
 @contextmanager
+def running(server: BaseServer) -> Iterator[None]:
+    """A server that answers in a thread of its own."""
+    thread = Thread(target=server.serve_forever, args=(0.05,))
+    thread.start()
+    try:
+        yield
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+@contextmanager
 def listening(app: Flask) -> Iterator[str]:
     """The application behind a real server; its address."""
     server = make_server("127.0.0.1", 0, app, threaded=True)
-    thread = Thread(target=server.serve_forever, args=(0.05,))
-    thread.start()
-    yield f"http://127.0.0.1:{server.port}"
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with running(server):
+        yield f"http://127.0.0.1:{server.port}"
 
 
 @pytest.fixture
@@ -302,15 +311,12 @@ class CannedHandler(StreamRequestHandler):
 @contextmanager
 def canned(*replies: bytes, context: SSLContext | None = None) -> Iterator[Canned]:
     """A server of such bytes, with TLS if there is a context."""
-    with Canned(*replies) as server:
-        if context:
-            server.socket = context.wrap_socket(server.socket, server_side=True)
-            server.url = server.url.replace("http:", "https:")
-        thread = Thread(target=server.serve_forever, args=(0.05,))
-        thread.start()
+    server = Canned(*replies)
+    if context:
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        server.url = server.url.replace("http:", "https:")
+    with running(server):
         yield server
-        server.shutdown()
-        thread.join()
 
 
 def http(status: int, body: bytes, *headers: str) -> bytes:
@@ -324,7 +330,8 @@ def envelope(status: int, rest: str) -> bytes:
 
 
 BUSY = envelope(503, '"error":"Service Unavailable","message":"Busy."')
-NAMES = http(200, envelope(200, '"error":null,"message":"Request fulfilled.","data":{"names":["cat"]}'))
+LISTED = '"error":null,"message":"Request fulfilled.","data":{"names":["cat"]}'
+NAMES = http(200, envelope(200, LISTED))
 HTML = b"<html><h1>Bad gateway</h1></html>"
 
 
@@ -377,7 +384,7 @@ STRANGE = {
     "a proxy's page": http(502, HTML, "Content-Type: text/html"),
     "another page": http(200, HTML, "Content-Type: text/html"),
     "no body": http(204, b""),
-    "another status": http(200, BUSY),
+    "another status": http(200, envelope(503, LISTED)),
     "JSON of another kind": http(200, b"[1]"),
     "no data": http(200, envelope(200, '"error":null')),
     "other data": http(200, envelope(200, '"data":{"names":null}')),
@@ -385,8 +392,9 @@ STRANGE = {
     "no text": http(200, b"\xff\xfe\0"),
     "a status of no kind": http(799, HTML),
     "a claim of much": b"HTTP/1.1 200 OK\r\nContent-Length: 999999999999\r\n\r\n",
-    "much": b"HTTP/1.1 200 OK\r\n\r\n" + b" " * (2**20 + 1),
-    "much in chunks": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + b"10000\r\n%b\r\n" % bytes(2**16) * 17,
+    "much": b"HTTP/1.1 200 OK\r\n\r\n" + envelope(200, LISTED).ljust(2**20 + 1),
+    "much in chunks": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+    + b"%x\r\n%b\r\n0\r\n\r\n" % (2**20 + 1, envelope(200, LISTED).ljust(2**20 + 1)),
     "half a head": b"HTTP/1.1 200 OK\r\nContent-",
     "a redirect": http(302, HTML, "Location: /elsewhere"),
 }
