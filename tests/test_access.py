@@ -187,7 +187,9 @@ def test_every_reply_is_protected(everything: Flask, photo: str) -> None:
         replies.append(client.post(OBJECTS, headers=auth, data=photo))
     assert {reply.status_code for reply in replies} >= {200, 401, 403, 404, 405}
     for reply in replies:
-        own = {"Content-Security-Policy", "Cache-Control"} if reply.mimetype == "text/html" else set()  # tests/test_page.py
+        own = (
+            {"Content-Security-Policy", "Cache-Control"} if reply.mimetype == "text/html" else set()
+        )  # tests/test_page.py
         expected = {name: [value] for name, value in HEADERS.items() if name not in own}
         assert {name: reply.headers.getlist(name) for name in expected} == expected
 

@@ -24,6 +24,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from skimage import data
 
+from augu_api.client import Client
 from augu_api.detection import Detector
 from tests.conftest import BIN, OBJECTS, ROOT, Serve, Server, free_port, png_of, wait_until
 
@@ -244,7 +245,7 @@ def average_precision(coco: COCO, results: list[dict[str, Any]]) -> float:
 def test_accuracy(serve: Serve, bundled: Detector, dev_photos: Path, engine: str) -> None:
     """A client gets the detector's accuracy on both engines: the AP of the replies is that of the detector itself."""
     server = serve(WEB_CONCURRENCY="1", AUGU_ENGINE=engine)
-    token = add(server, coefficient=1000)
+    api = Client(server.url, add(server, coefficient=1000))
     with redirect_stdout(StringIO()):
         coco = COCO(dev_photos / "instances.json")
     category = {entry["name"]: entry["id"] for entry in coco.dataset["categories"]}
@@ -252,15 +253,14 @@ def test_accuracy(serve: Serve, bundled: Detector, dev_photos: Path, engine: str
     for entry in coco.dataset["images"]:
         with Image.open(dev_photos / "images" / entry["file_name"]) as file:
             image = file.convert("RGB")
-        reply = call(server.port, f"{OBJECTS}?min_score=0", png_of(image), token, **{"Content-Type": "image/png"})
         replied += [
             {
                 "image_id": entry["id"],
-                "category_id": category[item["name"]],
-                "bbox": [item["x"], item["y"], item["width"], item["height"]],
-                "score": item["score"],
+                "category_id": category[item.name],
+                "bbox": [item.x, item.y, item.width, item.height],
+                "score": item.score,
             }
-            for item in reply.json["data"]["objects"]
+            for item in api.objects(image, min_score=0).objects
         ]
         direct += [
             {

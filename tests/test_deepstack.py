@@ -20,6 +20,7 @@ from skimage import data
 from werkzeug.test import TestResponse
 
 from augu_api.body import MAX_BODY
+from augu_api.client import Client, Item
 from augu_api.config import Settings
 from augu_api.deepstack_api import MAX_PARTS, MAX_TEXT
 from augu_api.detection import Detection
@@ -89,19 +90,16 @@ def server(serve: Serve) -> Server:
     return serve(WEB_CONCURRENCY="1", AUGU_DEEPSTACK="1")
 
 
-def ours(server: Server, token: str, png: bytes, min_score: float) -> list[dict[str, Any]]:
+def ours(server: Server, token: str, png: bytes, min_score: float) -> tuple[Item, ...]:
     """What our own endpoint finds."""
-    headers = {"Authorization": f"Bearer {token}", "Content-Type": "image/png"}
-    reply = requests.post(f"{server.url}{OBJECTS}?min_score={min_score}", png, headers=headers, timeout=60)
-    objects: list[dict[str, Any]] = reply.json()["data"]["objects"]
-    return objects
+    return Client(server.url, token).objects(png, min_score=min_score).objects
 
 
-def same(prediction: dict[str, Any], item: dict[str, Any]) -> None:
+def same(prediction: dict[str, Any], item: Item) -> None:
     """The same object, its box in whole pixels around ours."""
-    assert (prediction["label"], round(prediction["confidence"] * 100, 2)) == (item["name"], item["score"])
-    low = {"x_min": item["x"], "y_min": item["y"]}
-    high = {"x_max": item["x"] + item["width"], "y_max": item["y"] + item["height"]}
+    assert (prediction["label"], round(prediction["confidence"] * 100, 2)) == (item.name, item.score)
+    low = {"x_min": item.x, "y_min": item.y}
+    high = {"x_max": item.x + item.width, "y_max": item.y + item.height}
     assert all(isinstance(prediction[side], int) for side in low | high)
     assert all(-0.01 < at - prediction[side] < 1.01 for side, at in low.items())
     assert all(-0.01 < prediction[side] - at < 1.01 for side, at in high.items())

@@ -1,195 +1,281 @@
-"""The examples of openapi.json: each request is accepted as it is, and the service gives each reply."""
+"""What README.md shows to programs and the examples that it names, each run against a real gunicorn."""
 
+import asyncio
 import json
+import os
 import re
-import time
-from contextlib import nullcontext
-from dataclasses import replace
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
 from io import BytesIO
+from pathlib import Path
+from ssl import PROTOCOL_TLS_CLIENT, PROTOCOL_TLS_SERVER, SSLContext
 from typing import Any
 
+import aiohttp
 import pytest
-from flask import Flask
-from flask.testing import FlaskClient
-from jsonschema import Draft202012Validator
-from sqlalchemy import text
-from sqlalchemy.orm import Session
-from werkzeug.test import TestResponse
+import trustme
+from aiohttp import web
+from aiohttp.abc import AbstractResolver, ResolveResult
+from PIL import Image
 
-from augu_api import accounts
-from augu_api.config import Settings
-from augu_api.detection import Detection, Detector
-from augu_api.envelope import minified
-from augu_api.examples import REPLIES, REQUESTS
-from augu_api.extensions import KEY
-from augu_api.flags import DEFAULT_FLAGS, Flag
-from augu_api.models import User
-from tests.conftest import BOTH, OBJECTS, FakeDetector, MakeApp, add_user_to
-from tests.test_contract import BAD_TOKEN, bearer, full
-from tests.test_openapi import DETECTION, METRICS_TOKEN, Document, as_documented
+from augu_api.client import Client
+from augu_api.config import ROOT
+from examples.discord_bot import SIDE, make_bot
+from tests.conftest import Serve, free_port, missing, png_of
+from tests.test_client import HTML, TOKEN, canned, envelope, http
+from tests.test_cluster import add
 
-SENT = [(operation, kind, name) for operation, kinds in REQUESTS.items() for kind, of in kinds.items() for name in of]
-GIVEN = [
-    (operation, status, name)
-    for operation, statuses in REPLIES.items()
-    for status, examples in statuses.items()
-    for name in examples
-]
-VARIES = re.compile(r'\d+(?= seconds)|(?<="took":)\d+')
+STREET = ROOT / "examples" / "street.png"
+FOUND = {"stop sign": "99.66", "traffic light": "83.88"}
+SECTION = (ROOT / "README.md").read_text().partition("## From your program\n")[2].partition("\n#")[0]
+BLOCKS = [block.replace("\n    ", "\n").strip() for block in re.findall(r"\n\n((?:    .*\n+)+)", SECTION)]
 
 
 @pytest.fixture
-def settings(settings: Settings) -> Settings:
-    """With every route that can be switched on."""
-    return replace(settings, deepstack=True, metrics_token=METRICS_TOKEN)
+def api(serve: Serve) -> Client:
+    """A client of a real server with the bundled model."""
+    server = serve(WEB_CONCURRENCY="1")
+    return Client(server.url, add(server))
 
 
-@pytest.fixture
-def detector() -> FakeDetector:
-    """Finds what the examples say; that the bundled model does so too is tested below."""
-    ready = REPLIES["ops.ready"][200]["success"]["value"]["data"]
-    names = REPLIES["images.names"][200]["success"]["value"]["data"]["names"]
-    return FakeDetector([Detection("stop sign", (5.96, 6.47, 41.72, 35.14), 0.9359)], names, ready)
+def run(api: Client, *command: str, **env: str) -> subprocess.CompletedProcess[str]:
+    """A program's end, its address and token in the environment."""
+    for program in ("curl", "jq", "node"):
+        if shutil.which(program) is None:
+            missing(program)
+    environ = os.environ | {"AUGU_URL": api.url, "AUGU_TOKEN": api.token} | env
+    return subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, check=False, timeout=120)
 
 
-@pytest.fixture
-def document(client: FlaskClient) -> Document:
-    found: Document = json.loads(client.get("/openapi.json").data)
-    return found
+def test_readme(api: Client) -> None:
+    """The Python and the commands that README.md shows print the street's objects, once set up as it says."""
+    python, commands = BLOCKS
+    shown = [run(api, sys.executable, "-c", python)]
+    shown += [run(api, *command.split("#")[0].split()) for command in commands.splitlines()]
+    assert len(shown) == 3
+    for done in shown:
+        assert (done.returncode, done.stderr) == (0, "")
+        lines = done.stdout.splitlines()
+        assert [line.startswith(f"{name} {score} ") for line, (name, score) in zip(lines, FOUND.items(), strict=True)]
 
 
-def operation_of(document: Document, name: str) -> tuple[str, str, Document]:
-    """The method, the path and what is said of an operation."""
-    operations = [(method, path, op) for path, ops in document["paths"].items() for method, op in ops.items()]
-    return next(found for found in operations if found[2]["operationId"] == name)
+SCRIPTS = [("bash", "examples/objects.sh"), ("node", "examples/objects.mjs")]
 
 
-def file_of(client: FlaskClient, path: str) -> bytes:
-    with client.get(path) as response:
-        return response.data
+def test_a_script_that_is_refused(api: Client) -> None:
+    """A script whose call fails says why, and fails itself."""
+    for script in SCRIPTS:
+        done = run(api, *script, str(STREET), AUGU_TOKEN="wrong")
+        assert done.returncode != 0
+        assert "You are not authorized." in done.stdout + done.stderr
+        done = run(api, *script, "README.md")
+        assert done.returncode != 0
+        assert "Invalid request body." in done.stdout + done.stderr
 
 
-def form_of(client: FlaskClient, kind: str, example: Document) -> Document:
-    """How the test client sends an example of a request."""
-    if "value" not in example:
-        file = file_of(client, example["externalValue"])
-        return {"data": file if kind == "image/png" else {"image": (BytesIO(file), "sign.png")}, "content_type": kind}
-    value = example["value"]
-    return {"data": json.dumps(value) if kind == "application/json" else value, "content_type": kind}
-
-
-def alike(response: TestResponse, example: Document) -> bool:
-    """The reply is the example, byte by byte but for seconds and milliseconds, and without blanks."""
-    expected = minified(example["value"])
-    return bool(VARIES.sub("0", response.text) == VARIES.sub("0", expected))
-
-
-@pytest.mark.parametrize(("operation", "kind", "name"), SENT)
-def test_requests(
-    client: FlaskClient, auth: dict[str, str], document: Document, operation: str, kind: str, name: str
-) -> None:
-    """Each form of the body has an example that fits its schema, and is answered with the example of a success."""
-    method, path, op = operation_of(document, operation)
-    content = op["requestBody"]["content"][kind]
-    example = content["examples"][name]
-    if "value" in example:
-        Draft202012Validator(content["schema"] | {"components": document["components"]}).validate(example["value"])
-    response = client.open(path, method=method, headers=auth, **form_of(client, kind, example))
-    assert response.status_code == 200
-    assert alike(response, op["responses"]["200"]["content"]["application/json"]["examples"]["success"])
-
-
-def test_every_body_has_an_example(document: Document) -> None:
-    """Each form of each request, and each reply; what is drawn is seen by who tries it."""
-    operations = [op for ops in document["paths"].values() for op in ops.values()]
-    bodies = [op["requestBody"]["content"] for op in operations if "requestBody" in op]
-    bodies += [reply["content"] for op in operations for reply in op["responses"].values()]
-    without = [kind for content in bodies for kind, body in content.items() if not body.get("examples")]
-    assert without == ["image/png"]
-
-
-class Provoked:
-    """Gets each reply of the examples from an application: `reply(operation, name)`."""
-
-    def __init__(self, app: Flask, document: Document) -> None:
-        self.client, self.service, self.document = app.test_client(), app.extensions[KEY], document
-
-    def reply(self, operation: str, name: str) -> TestResponse:
-        method, path, op = operation_of(self.document, operation)
-        if "requestBody" not in op:
-            request: Document = {}
-        else:
-            [kind, content] = next(iter(op["requestBody"]["content"].items()))
-            request = form_of(self.client, kind, content["examples"]["sign"])
-        request |= {"headers": self.headers(name), "path": path.replace("{name}", name)}
-        request |= {"path": "/assets/icon.svg"} if name == "icon" else {}
-        request |= {"query_string": {"min_score": "101"}} if name == "query" else {}
-        if name == "body":
-            request["data"] = {"image": (BytesIO(b"no PNG"), "a.png")} if path == DETECTION else b"\xffno PNG"
-        with full(self.service) if name == "line" else nullcontext():
-            return self.client.open(method=method, **request)
-
-    def headers(self, name: str) -> dict[str, str]:
-        """Who asks, and for what."""
-        options: dict[str, dict[str, Any]] = {
-            "flags": {"flags": Flag(0)},
-            "ban": {"flags": Flag.BANNED},
-            "quota": {"coefficient": 0},
-        }
-        user = {"flags": DEFAULT_FLAGS | BOTH, "id": 367302593753645057} | options.get(name, {})
-        headers = bearer(add_user_to(self.service, **user)) if name != "token" else BAD_TOKEN
-        if name == "ban for a while":
-            with Session(self.service.engine) as session, session.begin():
-                accounts.ban(session.get_one(User, user["id"]), time.time() + 412)
-        if name == "unavailable":
-            with self.service.engine.begin() as connection:
-                connection.execute(text("DROP TABLE users"))
-        return headers | ({"Accept": "text/html"} if name == "accept" else {})
-
-
-@pytest.fixture
-def provoked(make_app: MakeApp, settings: Settings, detector: FakeDetector, document: Document, name: str) -> Provoked:
-    """The application as an example needs it: what is unavailable lacks its detector and its users."""
-    settings = replace(settings, metrics_token="") if name == "metrics" else settings
-    return Provoked(make_app(settings, None if name == "unavailable" else detector), document)
-
-
-@pytest.mark.parametrize(
-    ("operation", "status", "name"), [given for given in GIVEN if given[:2] != ("ops.prometheus", 200)]
+BUSY = http(503, envelope(503, '"error":"Service Unavailable","message":"Busy."'), "Retry-After: 1")
+CAT = http(
+    200,
+    envelope(200, '"error":null,"data":{"objects":[{"name":"cat","score":9,"x":1,"y":2,"width":3,"height":4}]}'),
 )
-def test_replies(provoked: Provoked, document: Document, operation: str, status: int, name: str) -> None:
-    """The service gives each reply of the document as its example says, and the document allows it."""
-    op = operation_of(document, operation)[2]
-    [example] = [
-        body["examples"][name]
-        for body in op["responses"][str(status)]["content"].values()
-        if name in body.get("examples", {})
-    ]
-    with provoked.reply(operation, name) as response:
-        assert response.status_code == status
-        as_documented(document, response)
-        if "externalValue" in example:
-            assert file_of(provoked.client, example["externalValue"]) == response.data
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=[program for program, _ in SCRIPTS])
+def test_a_script_that_waits(script: tuple[str, str]) -> None:
+    """A script that is told to try again in a second does, with the same photo and token."""
+    with canned(BUSY, CAT) as server:
+        done = run(Client(server.url, TOKEN), *script, str(STREET))
+    assert done.returncode == 0
+    assert done.stdout.splitlines()[-1] == "cat 9 1 2 3 4"
+    first, second = server.seen
+    assert first == second
+    assert f"authorization: bearer {TOKEN}".encode() in first.lower()
+    assert f"content-length: {STREET.stat().st_size}".encode() in first.lower()
+
+
+def test_the_shell_without_jq(api: Client, tmp_path: Path) -> None:
+    """Where jq is not installed the reply is shown as it comes."""
+    for program in ("bash", "cat", "curl"):
+        (tmp_path / program).symlink_to(str(shutil.which(program)))
+    done = run(api, "bash", "examples/objects.sh", str(STREET), PATH=str(tmp_path))
+    assert [item["name"] for item in json.loads(done.stdout)["data"]["objects"]] == list(FOUND)
+
+
+# --- Discord
+
+Posted = dict[str, Any]
+USER = {"id": "1", "username": "augu", "discriminator": "0", "avatar": None, "bot": True}
+PERSON = {"id": "4", "username": "alice", "discriminator": "0", "avatar": None}
+APPLICATION = {
+    "id": "1", "name": "augu", "description": "", "icon": None, "bot_public": True, "bot_require_code_grant": False,
+    "verify_key": "", "flags": 0, "owner": PERSON,
+}  # fmt: skip
+GUILD = {
+    "id": "2", "name": "streets", "owner_id": "4", "roles": [], "emojis": [], "features": [], "members": [],
+    "channels": [{"id": "3", "type": 0, "name": "photos", "position": 0, "permission_overwrites": []}],
+}  # fmt: skip
+
+
+def message(content: str, attachments: list[dict[str, Any]], id: int = 5) -> dict[str, Any]:
+    """A message of a person in the guild, as Discord's gateway tells it."""
+    return {
+        "id": str(id), "channel_id": "3", "guild_id": "2", "type": 0, "content": content, "attachments": attachments,
+        "author": PERSON,
+        "member": {"roles": [], "joined_at": "2026-01-01T00:00:00+00:00", "deaf": False, "mute": False, "flags": 0},
+        "timestamp": "2026-01-01T00:00:00+00:00", "edited_timestamp": None, "tts": False, "pinned": False,
+        "mention_everyone": False, "mentions": [], "mention_roles": [], "embeds": [],
+    }  # fmt: skip
+
+
+def as_discord(data: Any) -> web.Response:
+    """JSON without a charset, for which discord.py looks."""
+    return web.Response(body=json.dumps(data).encode(), content_type="application/json")
+
+
+class Discord:
+    """Discord as a bot sees it: its API over HTTP, its gateway's events, and the files that people send."""
+
+    def __init__(self, content: str, file: bytes | None) -> None:
+        url = "https://cdn.discordapp.com/attachments/photo"
+        attachment = {"id": "6", "filename": "photo", "size": len(file or b""), "url": url, "proxy_url": url}
+        self.message, self.file = message(content, [] if file is None else [attachment]), file
+        self.posted: asyncio.Queue[Posted] = asyncio.Queue()
+
+    def app(self) -> web.Application:
+        app = web.Application()
+        app.add_routes(
+            [
+                web.get("/api/v10/users/@me", self.answer(USER)),
+                web.get("/api/v10/oauth2/applications/@me", self.answer(APPLICATION)),
+                web.get("/attachments/photo", self.photo),
+                web.post("/api/v10/channels/3/messages", self.post),
+                web.get("/", self.gateway),
+            ]
+        )
+        return app
+
+    def answer(self, data: Any) -> Callable[[web.Request], Any]:
+        async def handle(request: web.Request) -> web.Response:
+            assert request.headers["Authorization"] == "Bot the bot's token"
+            return as_discord(data)
+
+        return handle
+
+    async def photo(self, _: web.Request) -> web.Response:
+        return web.Response(body=self.file)
+
+    async def gateway(self, request: web.Request) -> web.WebSocketResponse:
+        """Say hello, let the bot identify itself, and tell it of its guild and of the message."""
+        connection = web.WebSocketResponse()
+        await connection.prepare(request)
+        await connection.send_json({"op": 10, "d": {"heartbeat_interval": 40_000}})
+        while (said := await connection.receive_json())["op"] != 2:  # a heartbeat may come first
+            pass
+        identity = said["d"]
+        assert identity["token"] == "the bot's token"
+        assert identity["intents"] & 1 << 15, "without this Discord sends no contents"
+        url = "wss://gateway.discord.gg/"
+        ready = {"v": 10, "user": USER, "session_id": "7", "guilds": [], "application": {"id": "1", "flags": 0}}
+        events = {"READY": ready | {"resume_gateway_url": url}, "GUILD_CREATE": GUILD, "MESSAGE_CREATE": self.message}
+        for number, (name, data) in enumerate(events.items()):
+            await connection.send_json({"op": 0, "s": number, "t": name, "d": data})
+        async for _ in connection:  # heartbeats, until the bot leaves
+            pass
+        return connection
+
+    async def post(self, request: web.Request) -> web.Response:
+        """Take the bot's message, with its file if it has one."""
+        if request.content_type == "application/json":
+            said, file = await request.json(), None
         else:
-            assert alike(response, example)
+            form = await request.post()
+            part = form["files[0]"]
+            assert isinstance(part, web.FileField)
+            said, file = json.loads(str(form["payload_json"])), part.file.read()
+        assert str(said["message_reference"]["message_id"]) == self.message["id"]
+        self.posted.put_nowait({"content": said.get("content"), "file": file})
+        return as_discord(message("", [], 8))
 
 
-def test_metrics(client: FlaskClient, auth: dict[str, str]) -> None:
-    """The lines of the example are among those that Prometheus gets, with other numbers."""
-    client.get("/session", headers=auth | {"User-Agent": "curl/8.10"})
-    found = client.get("/metrics", headers=bearer(f"Bearer {METRICS_TOKEN}")).text
-    example: str = REPLIES["ops.prometheus"][200]["success"]["value"]
-    assert {line.rpartition(" ")[0] for line in example.splitlines()} <= {
-        line.rpartition(" ")[0] for line in found.splitlines()
-    }
+class Everywhere(AbstractResolver):
+    """Finds every host on one local port."""
+
+    def __init__(self, port: int) -> None:
+        self.port = port
+
+    async def resolve(self, host: str, port: int = 0, family: int = socket.AF_INET) -> list[ResolveResult]:
+        return [ResolveResult(hostname=host, host="127.0.0.1", port=self.port, family=socket.AF_INET, proto=0, flags=0)]
+
+    async def close(self) -> None:
+        pass
 
 
-def test_the_bundled_model_gives_the_example(make_app: MakeApp, settings: Settings, bundled: Detector) -> None:
-    """What the document says is in its photo is what the bundled model finds there."""
-    app = make_app(settings, bundled)
-    client, headers = app.test_client(), bearer(add_user_to(app.extensions[KEY]))
-    sign = REQUESTS["images.objects"]["text/plain"]["sign"]["value"]
-    [found] = client.post(OBJECTS, data=sign, headers=headers).get_json()["data"]["objects"]
-    [expected] = REPLIES["images.objects"][200]["success"]["value"]["data"]["objects"]
-    assert found == pytest.approx(expected, abs=0.5)  # another processor rounds otherwise
-    assert client.get("/health/ready").get_json() == REPLIES["ops.ready"][200]["success"]["value"]
+def reply_to(content: str, file: bytes | None, api: Client) -> Posted:
+    """What the bot, logged in at a local Discord, replies to a message with a file."""
+    authority, ours, theirs = trustme.CA(), SSLContext(PROTOCOL_TLS_SERVER), SSLContext(PROTOCOL_TLS_CLIENT)
+    authority.issue_cert("discord.com", "gateway.discord.gg", "cdn.discordapp.com").configure_cert(ours)
+    authority.configure_trust(theirs)
+
+    async def converse() -> Posted:
+        discord, port = Discord(content, file), free_port()
+        runner = web.AppRunner(discord.app())
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", port, ssl_context=ours).start()
+        bot = make_bot(api, connector=aiohttp.TCPConnector(resolver=Everywhere(port), ssl=theirs))
+        running = asyncio.create_task(bot.start("the bot's token"))
+        posted = asyncio.create_task(discord.posted.get())
+        try:
+            await asyncio.wait((running, posted), timeout=60, return_when=asyncio.FIRST_COMPLETED)
+            assert posted.done(), running
+            return posted.result()
+        finally:
+            await bot.close()
+            await running
+            await runner.cleanup()
+
+    return asyncio.run(converse())
+
+
+def jpeg_of(image: Image.Image, **options: Any) -> bytes:
+    file = BytesIO()
+    image.save(file, "JPEG", **options)
+    return file.getvalue()
+
+
+def test_the_bot_finds_objects(api: Client) -> None:
+    """`!objects` with a photo is answered with the picture that the service draws, `!objects names` in words."""
+    street = STREET.read_bytes()
+    assert reply_to("!objects", street, api) == {"content": None, "file": api.annotated(street)}
+    assert reply_to("!objects names", street, api)["content"] == "stop sign (100 %), traffic light (84 %)"
+    assert reply_to("!objects names", png_of(Image.new("RGB", (64, 64))), api)["content"] == "Nothing that I know."
+
+
+def test_the_bot_takes_photos_of_phones(api: Client) -> None:
+    """A large JPEG that is to be turned is shown upright, no larger than the service takes."""
+    with Image.open(STREET) as street:
+        lying = street.convert("RGB").resize((4000, 3000)).transpose(Image.Transpose.ROTATE_90)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn it clockwise to see it
+    file = reply_to("!objects", jpeg_of(lying, exif=exif), api)["file"]
+    with Image.open(BytesIO(file)) as picture:
+        assert picture.size == (SIDE, SIDE * 3 // 4)
+    assert "stop sign" in reply_to("!objects names", jpeg_of(lying, exif=exif), api)["content"]
+
+
+@pytest.mark.parametrize("file", [b"", b"MZ", b"GIF89a" + bytes(99), png_of(Image.new("1", (8000, 8000)))])
+def test_the_bot_says_what_it_cannot_open(file: bytes) -> None:
+    """A file that is no photo, or has too many pixels, is not decoded."""
+    api = Client(f"http://127.0.0.1:{free_port()}", TOKEN)
+    assert reply_to("!objects", file, api)["content"] == "This is no photo that I can open."
+
+
+def test_the_bot_says_what_is_wrong(png: bytes) -> None:
+    """Without a photo, and without an answer of the service, the bot says so; of the address it says nothing."""
+    api = Client(f"http://127.0.0.1:{free_port()}", TOKEN)
+    assert reply_to("!objects", None, api)["content"] == "Attach a photo."
+    assert reply_to("!objects", png, api)["content"] == "Not now: No reply."
+    with canned(http(502, HTML)) as server:
+        assert reply_to("!objects names", png, Client(server.url, TOKEN))["content"] == "Not now: Bad Gateway."

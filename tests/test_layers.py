@@ -18,6 +18,7 @@ ROOMS = {
         "session_api", "ops", "docs", "openapi", "examples",
     },
     "edge": {"__init__", "cli", "logs", "worker"},
+    "client": {"client"},
 }  # fmt: skip
 ORDER = list(ROOMS)
 FOREIGN = {
@@ -61,6 +62,12 @@ def test_imports_point_up(path: Path) -> None:
         inner = rest.partition(".")[0]
         if top == "augu_api" and any(inner in parts for parts in ROOMS.values()):
             assert ORDER.index(room_of(inner)) <= ORDER.index(room), f"{path} imports {name}"
+
+
+def test_the_client_stands_alone() -> None:
+    """The client imports the standard library and nothing else, so that the file can be copied; its room is last."""
+    assert {name.partition(".")[0] for name in imported(PACKAGE / "client.py")} <= sys.stdlib_module_names
+    assert ORDER[-1] == "client"
 
 
 def test_only_config_reads_the_environment() -> None:

@@ -1,0 +1,294 @@
+"""A client of Augu API for a program in Python: this file alone, and the standard library.
+
+    client = Client("http://127.0.0.1:8000", token)
+    for item in client.objects("photo.png", min_score=60).objects:
+        print(item.name, item.score, item.x, item.y, item.width, item.height)
+
+Every method raises CallFailed if it gets no answer or another one than 200.
+"""
+
+import json
+import re
+import time
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import KW_ONLY, dataclass, field
+from http.client import (
+    HTTPConnection,
+    HTTPException,
+    HTTPMessage,
+    HTTPResponse,
+    HTTPSConnection,
+    IncompleteRead,
+    responses,
+)
+from io import BytesIO
+from os import PathLike
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+from urllib.parse import urlencode, urlsplit
+
+OBJECTS = "/images/classify/objects"
+SIGNATURE, END = b"\x89PNG\r\n\x1a\n", b"\0\0\0\0IEND\xae\x42\x60\x82"
+MAX_JSON = 1 << 20  # bytes
+MAX_PICTURE = 1 << 27  # bytes; 25 million pixels are 75 MB before compression
+URL = re.compile(r"https?://[^\s/?#@]+(/[^\s?#]*)?")
+TOKEN = re.compile(r"[A-Za-z0-9._~+/=-]+")  # RFC 6750
+WHOLE = re.compile(r"[0-9]{1,9}")
+AGAIN = (429, 503)
+
+T = TypeVar("T")
+
+
+class CallFailed(Exception):
+    """A call without the answer that it asked for.
+
+    `status` is the reply's, None if none came; `error` names the kind of failure, `message` says it in a sentence,
+    `details` has the reasons by field if the service gave any, `retry_after` the whole seconds to wait if it said so.
+    """
+
+    def __init__(
+        self, status: int | None, error: str, message: str, details: Any = None, retry_after: int | None = None
+    ) -> None:
+        super().__init__(status, error, message, details, retry_after)
+        self.status, self.error, self.message = status, error, message
+        self.details, self.retry_after = details, retry_after
+
+    def __str__(self) -> str:
+        status = f"{self.status} " if self.status else ""
+        details = f" {json.dumps(self.details)}" if self.details else ""
+        return f"{status}{self.error}: {self.message}{details}"
+
+
+@dataclass(frozen=True)
+class Quota:
+    """The caller's window of 60 seconds: the cap, the requests left, the whole seconds until it ends."""
+
+    limit: int
+    remaining: int
+    reset: int
+
+
+@dataclass(frozen=True)
+class Item:
+    """One object. Its box is in pixels of the stored image from the top-left corner, its score in percent."""
+
+    name: str
+    x: float
+    y: float
+    width: float
+    height: float
+    score: float
+
+
+@dataclass(frozen=True)
+class Objects:
+    """What is in a photo, best score first; `took` is the milliseconds that the service needed."""
+
+    objects: tuple[Item, ...]
+    took: int
+    quota: Quota | None
+
+
+@dataclass(frozen=True)
+class Session:
+    """The caller's account; the cap of a window is 60 times `ratelimit`."""
+
+    id: int
+    flags: int
+    flag_names: tuple[str, ...]
+    ratelimit: float
+    quota: Quota | None
+
+
+class Picture(Protocol):
+    """An image of Pillow, or what saves itself likewise."""
+
+    def save(self, fp: BytesIO, format: str) -> object:
+        """Write the image to a file, in a format of this name."""
+
+
+Photo = bytes | str | PathLike[str] | Picture
+"""The bytes of a PNG, the path of one, or an image of Pillow, which is sent as a PNG."""
+
+
+@dataclass(frozen=True)
+class _Reply:
+    status: int
+    headers: HTTPMessage
+    body: bytes
+
+    def number(self, header: str) -> int | None:
+        """The whole number in a header, if it is one."""
+        found = WHOLE.fullmatch(self.headers.get(header, ""))
+        return int(found[0]) if found else None
+
+    @property
+    def quota(self) -> Quota | None:
+        limit, remaining, reset = (self.number(f"X-Ratelimit-{name}") for name in ("Limit", "Remaining", "Reset"))
+        return None if limit is None or remaining is None or reset is None else Quota(limit, remaining, reset)
+
+
+@dataclass(frozen=True)
+class Client:
+    """The service at an address, for the bearer of a token. Threads may share one: each call has its own connection.
+
+    After a reply of 429 or 503 the call is made again when its Retry-After is over, at most `retries` times and only
+    if that is within `patience` seconds of the call's start. No other failure is tried again, a ban neither.
+    `timeout` is in seconds without a byte. Redirects are not followed: the token is for this address alone.
+    """
+
+    url: str
+    token: str = field(repr=False)
+    _: KW_ONLY
+    retries: int = 3
+    patience: float = 90.0
+    timeout: float = 30.0
+    user_agent: str = "augu-api-client"
+    sleep: Callable[[float], object] = field(default=time.sleep, repr=False)
+    clock: Callable[[], float] = field(default=time.monotonic, repr=False)
+
+    def __post_init__(self) -> None:
+        if not URL.fullmatch(self.url) or urlsplit(self.url).port == 0:
+            raise ValueError("The url is to be like https://host:port, and without a password.")
+        if not TOKEN.fullmatch(self.token):  # http.client's own complaint would show it
+            raise ValueError("The token is empty, or has a character that no token has.")
+
+    def objects(
+        self,
+        photo: Photo,
+        *,
+        min_score: float | None = None,
+        limit: int | None = None,
+        names: str | Iterable[str] | None = None,
+    ) -> Objects:
+        """Find the objects in a photo; a parameter that is not given has the service's own default.
+
+        Raises CallFailed, and ValueError if the photo is a file of another kind than PNG.
+        """
+        reply = self._detect(photo, "application/json", MAX_JSON, min_score=min_score, limit=limit, names=names)
+        return self._parsed(reply, _objects)
+
+    def annotated(
+        self,
+        photo: Photo,
+        *,
+        min_score: float | None = None,
+        limit: int | None = None,
+        names: str | Iterable[str] | None = None,
+    ) -> bytes:
+        """Draw the boxes of the objects in a photo over it; a PNG. Raises what `objects` raises."""
+        reply = self._detect(photo, "image/png", MAX_PICTURE, min_score=min_score, limit=limit, names=names)
+        if not (reply.body.startswith(SIGNATURE) and reply.body.endswith(END)):
+            raise self._strange(reply.status, "this is not a whole PNG")
+        return reply.body
+
+    def session(self) -> Session:
+        """The caller's own account. Raises CallFailed."""
+        return self._parsed(self._call("GET", "/session", {}), _session)
+
+    def names(self) -> tuple[str, ...]:
+        """The categories that the service knows. Raises CallFailed."""
+        return self._parsed(self._call("GET", f"{OBJECTS}/names", {}), lambda data, _: _texts(data["names"]))
+
+    def _detect(self, photo: Photo, accept: str, most: int, **parameters: Any) -> _Reply:
+        names = parameters["names"]
+        if names is not None and not isinstance(names, str):
+            parameters["names"] = ",".join(names)
+        query = urlencode({name: value for name, value in parameters.items() if value is not None})
+        headers = {"Content-Type": "image/png", "Accept": accept}
+        return self._call("POST", f"{OBJECTS}?{query}", headers, _png_of(photo), most)
+
+    def _call(
+        self, method: str, path: str, headers: dict[str, str], body: bytes | None = None, most: int = MAX_JSON
+    ) -> _Reply:
+        """The reply of status 200, once there is one."""
+        retries, deadline = self.retries, self.clock() + self.patience
+        while (reply := self._once(method, path, headers, body, most)).status != 200:
+            wait = reply.number("Retry-After") if reply.status in AGAIN else None
+            if wait is None or retries <= 0 or self.clock() + wait > deadline:
+                raise self._failure(reply)
+            retries -= 1
+            self.sleep(wait)
+        return reply
+
+    def _once(self, method: str, path: str, headers: dict[str, str], body: bytes | None, most: int) -> _Reply:
+        address = urlsplit(self.url)
+        kind = HTTPSConnection if address.scheme == "https" else HTTPConnection
+        connection = kind(address.hostname or "", address.port, timeout=self.timeout)
+        ours = {"Authorization": f"Bearer {self.token}", "User-Agent": self.user_agent}
+        try:
+            connection.connect()
+            with suppress(BrokenPipeError, ConnectionResetError):  # a refusal may come before all of a body is sent
+                connection.request(method, address.path.rstrip("/") + path, body, headers | ours)
+            with connection.getresponse() as response:
+                return _Reply(response.status, response.headers, self._read(response, most))
+        except OSError as error:
+            raise CallFailed(None, "No reply", f"{self.url} did not answer: {error}") from None
+        except HTTPException:  # its text would be the server's
+            raise CallFailed(None, "No reply", f"{self.url} broke off, or did not answer in HTTP.") from None
+        finally:
+            connection.close()
+
+    def _read(self, response: HTTPResponse, most: int) -> bytes:
+        """The reply's body, which is read only as far as it may be long."""
+        body = response.read(most + 1) if (response.length or 0) <= most else None
+        if body is None or len(body) > most:
+            raise self._strange(response.status, f"this is more than {most} bytes")
+        if response.length:
+            raise IncompleteRead(body, response.length)
+        return body
+
+    def _envelope(self, reply: _Reply) -> dict[str, Any]:
+        """The reply's JSON object, without our token if something on the way echoes it. Raises CallFailed."""
+        with suppress(ValueError, RecursionError):
+            body = json.loads(reply.body.replace(self.token.encode(), b"..."))
+            if isinstance(body, dict) and body.get("statusCode") == reply.status:
+                return body
+        why = "this redirects, which is not followed" if 300 <= reply.status < 400 else "this is not its JSON"
+        raise self._strange(reply.status, why, reply.number("Retry-After"))
+
+    def _parsed(self, reply: _Reply, parse: Callable[[Any, _Reply], T]) -> T:
+        try:
+            return parse(self._envelope(reply)["data"], reply)
+        except (LookupError, TypeError, ValueError, ArithmeticError):
+            raise self._strange(reply.status, "this is not its data") from None
+
+    def _failure(self, reply: _Reply) -> CallFailed:
+        body = self._envelope(reply)
+        error, message = str(body.get("error")), str(body.get("message"))
+        return CallFailed(reply.status, error, message, body.get("details"), reply.number("Retry-After"))
+
+    def _strange(self, status: int, why: str, retry_after: int | None = None) -> CallFailed:
+        message = f"{self.url} does not answer as Augu API does: {why}."
+        return CallFailed(status, responses.get(status, "Unknown"), message, retry_after=retry_after)
+
+
+def _png_of(photo: Photo) -> bytes:
+    if isinstance(photo, str | PathLike):
+        photo = Path(photo).read_bytes()
+    elif not isinstance(photo, bytes):
+        file = BytesIO()
+        photo.save(file, "PNG")
+        photo = file.getvalue()
+    if not photo.startswith(SIGNATURE):
+        raise ValueError("Not a PNG, and the service takes nothing else. Open it with Pillow, and give that image.")
+    return photo
+
+
+def _objects(data: Any, reply: _Reply) -> Objects:
+    items = (
+        Item(str(item["name"]), *(float(item[side]) for side in ("x", "y", "width", "height", "score")))
+        for item in data["objects"]
+    )
+    return Objects(tuple(items), int(data["took"]), reply.quota)
+
+
+def _session(data: Any, reply: _Reply) -> Session:
+    return Session(
+        int(data["id"]), int(data["flags"]), _texts(data["flagNames"]), float(data["ratelimit"]), reply.quota
+    )
+
+
+def _texts(values: Any) -> tuple[str, ...]:
+    return tuple(str(value) for value in values)

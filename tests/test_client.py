@@ -1,0 +1,569 @@
+"""The client in Python, against the real application, and against servers and middlemen that misbehave."""
+
+import os
+import shutil
+import subprocess
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from io import BytesIO
+from pathlib import Path
+from socketserver import BaseServer, StreamRequestHandler, ThreadingTCPServer
+from ssl import PROTOCOL_TLS_SERVER, SSLContext
+from threading import Event, Thread
+from typing import Any
+
+import pytest
+import trustme
+from flask import Flask
+from PIL import Image
+from sqlalchemy.orm import Session
+from werkzeug.serving import make_server
+
+from augu_api import accounts
+from augu_api.client import CallFailed, Client, Item, Objects, Quota
+from augu_api.config import ROOT, Settings
+from augu_api.detection import Detection
+from augu_api.extensions import KEY, Service
+from augu_api.flags import DEFAULT_FLAGS
+from tests.conftest import BOTH, AddUser, FakeDetector, MakeApp, Serve, add_user_to, free_port, png_of, wait_until
+
+TOKEN = "a.secret.token"
+CLIENT = ROOT / "augu_api" / "client.py"
+
+
+@dataclass
+class Time:
+    """A clock that only sleep moves."""
+
+    now: float = 1000.0
+    slept: list[float] = field(default_factory=list)
+
+    def clock(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+        self.now += seconds
+
+
+def never(seconds: float) -> None:
+    raise AssertionError("this must not be waited for")
+
+
+# --- the application
+
+
+@contextmanager
+def running(server: BaseServer) -> Iterator[None]:
+    """A server that answers in a thread of its own."""
+    thread = Thread(target=server.serve_forever, args=(0.05,))
+    thread.start()
+    try:
+        yield
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+@contextmanager
+def listening(app: Flask) -> Iterator[str]:
+    """The application behind a real server; its address."""
+    server = make_server("127.0.0.1", 0, app, threaded=True)
+    with running(server):
+        yield f"http://127.0.0.1:{server.port}"
+
+
+@pytest.fixture
+def url(app: Flask) -> Iterator[str]:
+    with listening(app) as url:
+        yield url
+
+
+@pytest.fixture
+def api(url: str, add_user: AddUser) -> Client:
+    """A client of the application, which would not wait."""
+    return Client(url, bare(add_user()), sleep=never)
+
+
+def bare(authorization: str) -> str:
+    return authorization.removeprefix("Bearer ")
+
+
+def test_objects(api: Client, png: bytes) -> None:
+    """What the detector found comes as frozen values, with what is left of the quota."""
+    found = api.objects(png)
+    assert found == Objects(
+        (Item("person", 1.23, 2.35, 5.56, 5.54, 89.33), Item("cat", 0, 0, 8, 8, 50)), found.took, found.quota
+    )
+    assert found.took >= 0
+    assert found.quota is not None
+    assert found.quota == Quota(48, 47, found.quota.reset)
+    assert 0 < found.quota.reset <= 60
+
+
+@pytest.mark.parametrize(
+    ("parameters", "expected"),
+    [
+        ({"min_score": 0}, ["person", "cat", "dog"]),
+        ({"min_score": 0, "limit": 1}, ["person"]),
+        ({"min_score": 50.5}, ["person"]),
+        ({"names": ["dog", "cat"]}, ["cat"]),
+        ({"names": "dog,cat", "min_score": 0}, ["cat", "dog"]),
+        ({"names": "person"}, ["person"]),
+    ],
+)
+def test_parameters(api: Client, png: bytes, parameters: dict[str, Any], expected: list[str]) -> None:
+    """Each parameter does what the endpoint says, for the objects as for the picture."""
+    assert [item.name for item in api.objects(png, **parameters).objects] == expected
+    assert api.annotated(png, **parameters).startswith(b"\x89PNG")
+
+
+def test_photos(api: Client, detector: FakeDetector, tmp_path: Path) -> None:
+    """A photo is bytes, a path, or an image of Pillow, whatever file that was opened from."""
+    image, jpeg = Image.new("RGB", (7, 5), "navy"), BytesIO()
+    image.save(jpeg, "JPEG")
+    path = tmp_path / "photo.png"
+    path.write_bytes(png_of(image))
+    for photo in (path.read_bytes(), path, str(path), image, Image.open(jpeg)):
+        api.objects(photo)
+    assert [seen.size for seen in detector.seen] == [(7, 5)] * 5
+
+
+@pytest.mark.parametrize("photo", [b"", b"\xff\xd8\xff\xe0 a JPEG", b"iVBORw0KGgo="])
+def test_no_png(photo: bytes) -> None:
+    """A file of another kind is refused before anything is sent, with what can be done."""
+    with pytest.raises(ValueError, match=r"Not a PNG, .* Pillow"):
+        Client(f"http://127.0.0.1:{free_port()}", TOKEN).objects(photo)
+
+
+def test_annotated(api: Client, detector: FakeDetector) -> None:
+    """The picture is the photo with the boxes that were asked for."""
+    photo = Image.new("RGB", (64, 64), "navy")
+    detector.found = [Detection("cat", (10, 30, 50, 60), 0.9)]
+    with Image.open(BytesIO(api.annotated(photo))) as picture:
+        assert picture.size == photo.size
+        assert picture.getpixel((10, 60)) != photo.getpixel((10, 60))
+    with Image.open(BytesIO(api.annotated(photo, min_score=95))) as picture:
+        assert picture.convert("RGB").tobytes() == photo.tobytes()
+
+
+def test_session_and_names(url: str, add_user: AddUser) -> None:
+    """The caller's account and the categories."""
+    api = Client(url + "/", bare(add_user(id=2**63 - 1, coefficient=0.5)))
+    session = api.session()
+    assert (session.id, session.ratelimit, session.flags) == (2**63 - 1, 0.5, BOTH | DEFAULT_FLAGS)
+    assert set(session.flag_names) == {flag.name for flag in BOTH | DEFAULT_FLAGS}
+    assert session.quota is not None
+    assert (session.quota.limit, session.quota.remaining) == (30, 29)
+    assert api.names() == ("person", "cat", "dog")
+
+
+def test_threads(url: str, add_user: AddUser, png: bytes) -> None:
+    """Threads may share a client: each of their calls gets its own reply."""
+    api, limits = Client(url, bare(add_user())), [1, 2, 3] * 10
+    with ThreadPoolExecutor(8) as threads:
+        replies = list(threads.map(lambda limit: api.objects(png, min_score=0, limit=limit), limits))
+    assert [len(reply.objects) for reply in replies] == limits
+
+
+# --- refusals
+
+
+def refused(call: Callable[[], object], status: int | None) -> CallFailed:
+    """The failure of a call."""
+    with pytest.raises(CallFailed) as caught:
+        call()
+    assert caught.value.status == status
+    return caught.value
+
+
+def test_400(api: Client, png: bytes) -> None:
+    """A bad photo or parameter is a failure whose details name the field and the reason."""
+    failure = refused(lambda: api.objects(png[:-20]), 400)
+    assert (failure.error, failure.message) == ("Bad request", "Invalid request body.")
+    assert (failure.details, failure.retry_after) == ({"data": ["Truncated PNG image."]}, None)
+    assert str(failure) == '400 Bad request: Invalid request body. {"data": ["Truncated PNG image."]}'
+    assert "limit" in refused(lambda: api.annotated(png, limit=0), 400).details
+
+
+def test_401(url: str, png: bytes) -> None:
+    """A token that is not valid."""
+    assert str(refused(lambda: Client(url, TOKEN).objects(png), 401)) == "401 Unauthorized: You are not authorized."
+
+
+def test_401_for_a_large_photo(serve: Serve) -> None:
+    """A server that refuses a body without reading it is understood, though it hangs up while that is sent."""
+    server = serve(WEB_CONCURRENCY="1")
+    photo = b"\x89PNG\r\n\x1a\n" + bytes(64 * 2**20)
+    for _ in range(5):
+        refused(lambda: Client(server.url, TOKEN).objects(photo), 401)
+
+
+def test_403(api: Client, url: str, add_user: AddUser, png: bytes) -> None:
+    """A user without the flags is told so."""
+    failure = refused(lambda: replace(api, token=bare(add_user("bob", DEFAULT_FLAGS))).objects(png), 403)
+    assert failure.message.startswith("You do not have the flag required")
+
+
+def test_a_ban(api: Client, service: Service, png: bytes) -> None:
+    """A banned user is told for how long, and the call is not made again."""
+    with Session(service.engine) as session, session.begin():
+        accounts.ban(accounts.find(session, "alice"), 600)
+    failure = refused(lambda: api.objects(png), 403)
+    assert failure.message == f"You are banned for another {failure.retry_after} seconds."
+    assert failure.retry_after in range(590, 601)
+
+
+def test_429_then_200(api: Client, service: Service, add_user: AddUser, png: bytes) -> None:
+    """Past the cap the call is made again once the window has ended, as Retry-After says."""
+    waited = []
+
+    def window_ends(seconds: float) -> None:
+        waited.append(seconds)
+        service.quotas.limiter.storage.reset()
+
+    api = replace(api, token=bare(add_user("bob", coefficient=1 / 60)), sleep=window_ends)
+    assert api.objects(png).quota == Quota(1, 0, 60)
+    assert waited == []
+    assert len(api.objects(png).objects) == 2
+    assert len(waited) == 1
+    assert 50 < waited[0] <= 60
+    failure = refused(lambda: replace(api, retries=0).objects(png), 429)
+    assert failure.message == f"You have made too many requests. Please wait {failure.retry_after} seconds."
+
+
+class HeldDetector(FakeDetector):
+    """Detects nothing until it is let go."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.go = Event()
+
+    def detect(self, image: Image.Image) -> list[Detection]:
+        found = super().detect(image)
+        assert self.go.wait(60)
+        return found
+
+
+def test_503_then_200(make_app: MakeApp, settings: Settings, png: bytes) -> None:
+    """When the line is full the call is made again a second later, and was not counted before."""
+    detector, waited = HeldDetector(), []
+    app = make_app(replace(settings, queue=1), detector)
+    token = bare(add_user_to(app.extensions[KEY]))
+    with listening(app) as url, ThreadPoolExecutor(2) as threads:
+        others = [threads.submit(Client(url, token, retries=0).objects, png)]
+        wait_until(lambda: bool(detector.seen))
+        others.append(threads.submit(Client(url, token, retries=0).objects, png))
+        wait_until(lambda: api_session_remaining(app) == 46)
+
+        def line_empties(seconds: float) -> None:
+            waited.append(seconds)
+            detector.go.set()
+            for other in others:
+                other.result(60)
+
+        found = Client(url, token, sleep=line_empties).objects(png)
+    assert waited == [1]
+    assert found.quota is not None
+    assert found.quota.remaining == 45
+
+
+def api_session_remaining(app: Flask) -> int:
+    """What is left to the one user, without asking."""
+    service = app.extensions[KEY]
+    with Session(service.engine) as session:
+        remaining: int = service.quotas.left(accounts.find(session, "alice")).remaining
+    return remaining
+
+
+# --- servers and middlemen that misbehave
+
+
+class Canned(ThreadingTCPServer):
+    """Sends each of some bytes for one request, the last ones for all others, and hangs up; remembers the heads."""
+
+    daemon_threads = True
+
+    def __init__(self, *replies: bytes) -> None:
+        super().__init__(("127.0.0.1", 0), CannedHandler)
+        self.replies, self.seen = list(replies), list[bytes]()
+        self.url = f"http://127.0.0.1:{self.server_address[1]}"
+
+
+class CannedHandler(StreamRequestHandler):
+    server: Canned
+    timeout = 30
+
+    def handle(self) -> None:
+        head = b"".join(iter(self.rfile.readline, b"\r\n"))
+        length = [line for line in head.splitlines() if line.lower().startswith(b"content-length:")]
+        self.rfile.read(int(length[0].split()[1]) if length else 0)
+        self.server.seen.append(head)
+        replies = self.server.replies
+        self.wfile.write(replies.pop(0) if len(replies) > 1 else replies[0])
+
+
+@contextmanager
+def canned(*replies: bytes, context: SSLContext | None = None) -> Iterator[Canned]:
+    """A server of such bytes, with TLS if there is a context."""
+    server = Canned(*replies)
+    if context:
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        server.url = server.url.replace("http:", "https:")
+    with running(server):
+        yield server
+
+
+def http(status: int, body: bytes, *headers: str) -> bytes:
+    """A reply of HTTP."""
+    lines = [f"HTTP/1.1 {status} Whatever", f"Content-Length: {len(body)}", *headers, "", ""]
+    return "\r\n".join(lines).encode() + body
+
+
+def envelope(status: int, rest: str) -> bytes:
+    return f'{{"statusCode":{status},{rest}}}'.encode()
+
+
+BUSY = envelope(503, '"error":"Service Unavailable","message":"Busy."')
+LISTED = '"error":null,"message":"Request fulfilled.","data":{"names":["cat"]}'
+NAMES = http(200, envelope(200, LISTED))
+HTML = b"<html><h1>Bad gateway</h1></html>"
+
+
+@pytest.mark.parametrize(
+    ("options", "slept"),
+    [
+        ({}, [7, 7, 7]),
+        ({"retries": 5}, [7] * 5),
+        ({"retries": 0}, []),
+        ({"retries": 5, "patience": 20}, [7, 7]),
+        ({"retries": 5, "patience": 6.9}, []),
+    ],
+)
+def test_patience(options: dict[str, Any], slept: list[float]) -> None:
+    """The call is made again only so often, and only if the wait ends in time; then the last failure is told."""
+    fake = Time()
+    with canned(http(503, BUSY, "Retry-After: 7")) as server:
+        api = Client(server.url, TOKEN, sleep=fake.sleep, clock=fake.clock, **options)
+        failure = refused(api.names, 503)
+    assert (failure.message, failure.retry_after) == ("Busy.", 7)
+    assert fake.slept == slept
+    assert len(server.seen) == len(slept) + 1
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_a_middleman_that_asks_to_wait(status: int) -> None:
+    """A proxy's page with a Retry-After is waited for as well."""
+    fake = Time()
+    with canned(http(status, HTML, "Retry-After: 2"), NAMES) as server:
+        assert Client(server.url, TOKEN, sleep=fake.sleep).names() == ("cat",)
+    assert fake.slept == [2]
+
+
+@pytest.mark.parametrize("status", [301, 400, 401, 403, 404, 408, 500, 502, 504])
+def test_no_other_status_is_tried_again(status: int) -> None:
+    """Whatever its Retry-After says."""
+    with canned(http(status, envelope(status, '"error":"E","message":"M."'), "Retry-After: 1"), NAMES) as server:
+        failure = refused(Client(server.url, TOKEN, sleep=never).names, status)
+    assert (failure.error, failure.message, failure.retry_after) == ("E", "M.", 1)
+
+
+@pytest.mark.parametrize("wait", ["", "soon", "-1", "1.5", "٣", "9" * 10, "Fri, 31 Dec 1999 23:59:59 GMT"])
+def test_no_number_of_seconds(wait: str) -> None:
+    """Without a number in Retry-After nothing is waited for."""
+    with canned(http(503, BUSY, f"Retry-After: {wait}"), NAMES) as server:
+        assert refused(Client(server.url, TOKEN, sleep=never).names, 503).retry_after is None
+
+
+STRANGE = {
+    "a proxy's page": http(502, HTML, "Content-Type: text/html"),
+    "another page": http(200, HTML, "Content-Type: text/html"),
+    "no body": http(204, b""),
+    "another status": http(200, envelope(503, LISTED)),
+    "JSON of another kind": http(200, b"[1]"),
+    "no data": http(200, envelope(200, '"error":null')),
+    "other data": http(200, envelope(200, '"data":{"names":null}')),
+    "a deep body": http(200, b"[" * 100_000),
+    "no text": http(200, b"\xff\xfe\0"),
+    "a status of no kind": http(799, HTML),
+    "a claim of much": b"HTTP/1.1 200 OK\r\nContent-Length: 999999999999\r\n\r\n",
+    "much": b"HTTP/1.1 200 OK\r\n\r\n" + envelope(200, LISTED).ljust(2**20 + 1),
+    "much in chunks": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+    + b"%x\r\n%b\r\n0\r\n\r\n" % (2**20 + 1, envelope(200, LISTED).ljust(2**20 + 1)),
+    "half a head": b"HTTP/1.1 200 OK\r\nContent-",
+    "a redirect": http(302, HTML, "Location: /elsewhere"),
+}
+
+
+@pytest.mark.parametrize("reply", STRANGE.values(), ids=STRANGE)
+def test_who_is_not_augu(reply: bytes) -> None:
+    """A reply that is not the service's is a failure which says so, and shows nothing of it."""
+    with canned(reply) as server:
+        failure = refused(Client(server.url, TOKEN, sleep=never).names, int(reply.split()[1]))
+    assert failure.message.startswith(f"{server.url} does not answer as Augu API does: this ")
+    assert "html" not in str(failure)
+    assert len(server.seen) == 1
+
+
+@pytest.mark.parametrize(
+    "data",
+    ['{"objects":[{"name":"cat"}],"took":1}', '{"objects":{},"took":"?"}', '{"objects":[],"took":Infinity}', "3"],
+)
+def test_other_objects(png: bytes, data: str) -> None:
+    """Objects of another shape are a failure too."""
+    with canned(http(200, envelope(200, f'"data":{data}'))) as server:
+        refused(lambda: Client(server.url, TOKEN).objects(png), 200)
+
+
+def test_objects_may_grow(png: bytes) -> None:
+    """What a later service adds is left alone, and a reply without the quota is a reply."""
+    item = '{"name":"cat","x":0,"y":1,"width":2,"height":3,"score":4,"colour":"black"}'
+    with canned(http(200, envelope(200, f'"data":{{"objects":[{item}],"took":5,"model":"x"}}'))) as server:
+        found = Client(server.url, TOKEN).objects(png)
+    assert found == Objects((Item("cat", 0, 1, 2, 3, 4),), 5, None)
+
+
+@pytest.mark.parametrize("body", [HTML, b"\x89PNG\r\n\x1a\n", NAMES])
+def test_no_picture(png: bytes, body: bytes) -> None:
+    """Only a whole PNG is a picture."""
+    with canned(http(200, body)) as server:
+        assert refused(lambda: Client(server.url, TOKEN).annotated(png), 200).message.endswith("not a whole PNG.")
+
+
+BROKEN = {
+    "nothing": b"",
+    "half a body": b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n" + NAMES.split(b"\r\n\r\n")[1],
+    "half a chunk": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nfff\r\n{",
+    "no last chunk": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\n{\r\n",
+    "a chunk of no size": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n?\r\n{\r\n",
+    "another protocol": b"SSH-2.0-OpenSSH\r\n",
+    "a header of a megabyte": b"HTTP/1.1 200 OK\r\nX: " + b"a" * 2**20,
+    "a thousand headers": b"HTTP/1.1 200 OK\r\n" + b"X: a\r\n" * 1000 + b"\r\n",
+}
+
+
+@pytest.mark.parametrize("reply", BROKEN.values(), ids=BROKEN)
+def test_a_broken_reply(reply: bytes) -> None:
+    """A reply that breaks off or is not HTTP is a failure without a status, and not tried again."""
+    with canned(reply) as server:
+        failure = refused(Client(server.url, TOKEN, sleep=never).names, None)
+    assert failure.error == "No reply"
+    assert failure.message.startswith(server.url)
+    assert len(server.seen) == 1
+
+
+def test_nobody_listens() -> None:
+    """Nor is a connection that is refused."""
+    failure = refused(Client(f"http://127.0.0.1:{free_port()}", TOKEN, sleep=never).names, None)
+    assert str(failure).startswith("No reply: http://127.0.0.1:")
+    assert "refused" in failure.message
+
+
+def test_a_server_that_hangs() -> None:
+    """Who sends nothing for `timeout` seconds has failed."""
+    with ThreadingTCPServer(("127.0.0.1", 0), StreamRequestHandler) as server:  # accepts, and nobody answers
+        api = Client(f"http://127.0.0.1:{server.server_address[1]}", TOKEN, timeout=0.2, sleep=never)
+        assert "timed out" in refused(api.names, None).message
+
+
+# --- the token
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_a_redirect_to_another_host(png: bytes, status: int) -> None:
+    """Another host gets neither the token nor the photo: no redirect is followed."""
+    with canned(NAMES) as other, canned(http(status, HTML, f"Location: {other.url}/")) as server:
+        api = Client(server.url, TOKEN)
+        for call in (api.names, api.session, lambda: api.objects(png)):
+            assert "redirects" in refused(call, status).message
+    assert len(server.seen) == 3
+    assert other.seen == []
+
+
+ECHO = envelope(418, f'"error":"{TOKEN}","message":"Bearer {TOKEN}","details":{{"{TOKEN}":["{TOKEN}"]}}')
+ECHOES = {
+    "in the envelope": http(418, ECHO),
+    "in a page": http(502, TOKEN.encode()),
+    "in no HTTP": TOKEN.encode() + b"\r\n\r\n",
+    "in a redirect": http(302, b"", f"Location: http://127.0.0.1/{TOKEN}"),
+    "in a reply that breaks off": b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n" + TOKEN.encode(),
+    "in a chunk's size": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + TOKEN.encode() + b"\r\n",
+}
+
+
+@pytest.mark.parametrize("reply", ECHOES.values(), ids=ECHOES)
+def test_the_token_is_never_shown(reply: bytes) -> None:
+    """Whatever a server echoes, the token is in no failure, no traceback and no repr."""
+    with canned(reply) as server:
+        api = Client(server.url, TOKEN)
+        with pytest.raises(CallFailed) as caught:
+            api.session()
+    assert f"Authorization: Bearer {TOKEN}".encode() in server.seen[0]
+    shown = [repr(api), str(caught.value), repr(caught.value), *traceback.format_exception(caught.value)]
+    assert TOKEN not in "".join(shown)
+
+
+@pytest.mark.parametrize("extra", ["\n", "\r\nX-Forged: 1", " ", "é", "\0"])
+def test_no_token(extra: str) -> None:
+    """What cannot be a token is refused at once, and not shown."""
+    with pytest.raises(ValueError, match="The token") as caught:
+        Client("http://127.0.0.1", TOKEN + extra)
+    assert TOKEN not in "".join(traceback.format_exception(caught.value))
+    with pytest.raises(ValueError, match="The token is empty"):
+        Client("http://127.0.0.1", "")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("", "127.0.0.1:8000", "file:///etc/passwd", "ftp://127.0.0.1", "http://", "http://u:p@127.0.0.1"),
+        *("http://127.0.0.1/?a", "http://127.0.0.1#a", "http://127.0.0.1:0", "http://127.0.0.1:x", "http://a b"),
+        *("http://127.0.0.1:99999", "http://[::1", "http://127.0.0.1/a b", "http://127.0.0.1\n"),
+    ],
+)
+def test_no_url(url: str) -> None:
+    """An address that no call could use is refused at once."""
+    with pytest.raises(ValueError, match=r"url|Port|port|IPv6"):
+        Client(url, TOKEN)
+
+
+def test_a_path_in_front() -> None:
+    """The service may lie below a path."""
+    with canned(NAMES) as server:
+        assert Client(f"{server.url}/augu/", TOKEN, user_agent="bot/1").names() == ("cat",)
+    assert server.seen[0].startswith(b"GET /augu/images/classify/objects/names HTTP/1.1\r\n")
+    assert b"User-Agent: bot/1\r\n" in server.seen[0]
+
+
+def test_certificates(tmp_path: Path) -> None:
+    """Over TLS a certificate of an authority that the machine trusts is asked for."""
+    authority, context = trustme.CA(), SSLContext(PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    code = "import sys; from augu_api.client import Client; print(Client(*sys.argv[1:]).names())"
+    with canned(NAMES, context=context) as server:
+        assert "certificate" in refused(Client(server.url, TOKEN).names, None).message
+        env = os.environ | {"SSL_CERT_FILE": str(tmp_path / "ca.pem")}
+        command = [sys.executable, "-c", code, server.url, TOKEN]
+        assert subprocess.check_output(command, env=env, cwd=ROOT, text=True) == "('cat',)\n"
+    assert len(server.seen) == 1
+
+
+# --- the file
+
+
+def loads(code: str, *options: str) -> set[str]:
+    """The modules beyond the standard library that Python has loaded after some code."""
+    code = f"import sys; before = set(sys.modules)\n{code}\nprint(*set(sys.modules) - before)"
+    loaded = subprocess.check_output([sys.executable, *options, "-c", code], cwd=ROOT, text=True).split()
+    return {name for name in loaded if name.partition(".")[0] not in sys.stdlib_module_names}
+
+
+def test_the_file_stands_alone() -> None:
+    """Wherever it is copied to, it needs the standard library and nothing else."""
+    assert loads("sys.path[:0] = ['augu_api']\nimport client") == {"client"}
