@@ -2,13 +2,15 @@
 
 import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import Connection, Engine, create_engine, event, text
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, Engine, NullPool, create_engine, event, make_url, text
 from sqlalchemy.engine.interfaces import DBAPIConnection, DBAPICursor
 from sqlalchemy.pool import ConnectionPoolEntry
 
@@ -23,6 +25,21 @@ def connect(url: str) -> Engine:
         event.listen(engine, "connect", _prepare_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
     return engine
+
+
+@contextmanager
+def visit(url: str) -> Iterator[Engine]:
+    """An engine for somebody who only looks: a SQLite file that is not there is an error, and stays as it is."""
+    engine = connect(url) if not url.startswith("sqlite") else _visit_file(Path(make_url(url).database or ""))
+    try:
+        yield engine
+    finally:
+        engine.dispose()
+
+
+def _visit_file(path: Path) -> Engine:
+    uri = f"{path.absolute().as_uri()}?mode=rw"
+    return create_engine("sqlite://", creator=lambda: sqlite3.connect(uri, uri=True, timeout=5), poolclass=NullPool)
 
 
 def one_statement(engine: Engine) -> Engine:
@@ -74,9 +91,19 @@ def current(engine: Engine) -> str | None:
         return MigrationContext.configure(connection).get_current_revision()
 
 
-def _migrate(engine: Engine, direction: Callable[[Config, str], object], revision: str) -> None:
+def revisions() -> list[str]:
+    """The revisions that this release knows, newest first."""
+    return [script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions()]
+
+
+def _config() -> Config:
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).with_name("migrations")).replace("%", "%%"))
+    return config
+
+
+def _migrate(engine: Engine, direction: Callable[[Config, str], object], revision: str) -> None:
+    config = _config()
     with engine.begin() as connection:
         if engine.dialect.name == "postgresql":
             connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": MIGRATION_LOCK})

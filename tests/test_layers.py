@@ -17,7 +17,7 @@ ROOMS = {
         "extensions", "envelope", "schemas", "body", "auth", "metrics", "images_api", "deepstack_api", "session_api",
         "ops", "docs",
     },
-    "edge": {"__init__", "cli", "logs", "worker"},
+    "edge": {"__init__", "cli", "doctor", "logs", "usage", "worker"},
 }  # fmt: skip
 ORDER = list(ROOMS)
 FOREIGN = {
