@@ -6,7 +6,7 @@ Nothing in a log is trusted: a line that is longer than any of ours or not exact
 import json
 import math
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -86,7 +86,7 @@ class Usage:
 
     def __init__(self, since: datetime | None = None) -> None:
         self.since = since
-        self.users: dict[int | str | None, Use] = {}
+        self.users: dict[int | str | None, Use] = defaultdict(Use)
         self.read = self.skipped = 0
 
     def add(self, lines: Iterable[bytes | None]) -> None:
@@ -97,8 +97,7 @@ class Usage:
             if answer is None:
                 self.skipped += 1
             elif self.since is None or answer.time >= self.since:
-                key = _bounded(answer.user, self.users, MAX_USERS, OTHER)
-                self.users.setdefault(key, Use()).add(answer)
+                self.users[_bounded(answer.user, self.users, MAX_USERS, OTHER)].add(answer)
 
     def rows(self, names: dict[int, str]) -> list[dict[str, Any]]:
         """A row for each user, most requests first, by name where `names` has the id."""
