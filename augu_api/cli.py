@@ -1,13 +1,14 @@
 """The command line: `augu-api`."""
 
 import json
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import click
 from alembic.util import CommandError
@@ -16,11 +17,11 @@ from flask.cli import AppGroup, FlaskGroup
 from limits.errors import StorageError
 from PIL import Image
 from sqlalchemy import Engine
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.orm import Session
 from tabulate import tabulate
 
-from augu_api import accounts, create_app, database, tokens
+from augu_api import accounts, create_app, database, doctor, tokens, usage
 from augu_api.config import Settings, SettingsError
 from augu_api.detection import ModelUnavailable, select
 from augu_api.detection.catalogue import PUBLISHED, Model, catalogue, find
@@ -82,7 +83,11 @@ def _flags(names: tuple[str, ...]) -> Flag:
 
 
 def _print(rows: list[dict[str, Any]], as_json: bool) -> None:
-    click.echo(json.dumps(rows, indent=2) if as_json else tabulate(rows, headers="keys", disable_numparse=True))
+    if as_json:
+        click.echo(json.dumps(rows, indent=2))
+    else:  # what a log or a variable holds may not command the terminal
+        table = tabulate(rows, headers="keys", disable_numparse=True)
+        click.echo("".join(c if c.isprintable() or c == "\n" else "?" for c in table))
 
 
 # --- users
@@ -420,6 +425,75 @@ def detect(photo: Path, picture: Path | None, min_score: float, as_json: bool) -
     _print([Item().dump(detection) for detection in found], as_json)
     if picture:
         annotate(image, found).save(picture)
+
+
+# --- looking after an installation
+
+
+@main.command("doctor", with_appcontext=False)
+@as_json
+def examine(as_json: bool) -> None:
+    """Look for what is wrong here, and say what to do; exits with 1 if something is.
+
+    Nothing is made or changed. Run it as the user that serves and with the same environment.
+    """
+    findings = list(doctor.examine())
+    _print([finding._asdict() for finding in findings], as_json)
+    if any(finding.state == doctor.State.PROBLEM for finding in findings):
+        sys.exit(1)
+
+
+def _moment(_: click.Context, __: click.Parameter, text: str | None) -> datetime | None:
+    """A moment, UTC unless it says otherwise, or so many minutes, hours or days ago."""
+    if text is None:
+        return None
+    units = {"m": "minutes", "h": "hours", "d": "days"}
+    try:
+        if ago := re.fullmatch("([0-9]{1,5})([mhd])", text):
+            return datetime.now(UTC) - timedelta(**{units[ago[2]]: int(ago[1])})
+        moment = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise click.BadParameter(
+            f"{text} is neither like 24h or 7d nor like 2026-11-24 or 2026-11-24T08:30."
+        ) from error
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+@main.command("usage", with_appcontext=False)
+@click.argument("logs", metavar="[LOG]...", nargs=-1, type=click.File("rb"))
+@click.option("--since", metavar="TIME", callback=_moment, help="Like 24h, 7d, 2026-11-24 or 2026-11-24T08:30 (UTC).")
+@as_json
+def show_usage(logs: tuple[BinaryIO, ...], since: datetime | None, as_json: bool) -> None:
+    """Show who called, how often, from what and how fast, from the service's LOG or from standard input.
+
+    Other lines than those of the request log are skipped. Percentiles are of fulfilled requests, right to 2.5 %.
+    """
+    if not logs and sys.stdin.isatty():
+        raise click.UsageError("Name a log, or pipe one in: journalctl -o cat -u augu-api | augu-api usage")
+    used = usage.Usage(since)
+    for log in logs or (sys.stdin.buffer,):
+        used.add(usage.lines(log))
+    rows = used.rows(_names())
+    _print(rows if as_json else [{name: _cell(value) for name, value in row.items()} for row in rows], as_json)
+    click.echo(f"{used.skipped} of {used.read} lines are not of the request log.", err=True)
+
+
+def _cell(value: Any) -> Any:
+    """Counts by name as a table shows them."""
+    return ", ".join(f"{name}: {count}" for name, count in value.items()) if isinstance(value, dict) else value
+
+
+def _names() -> dict[int, str]:
+    """The users' names by id; none where the log is read beside no database."""
+    settings, wrong = Settings.examine()
+    for error in wrong.values():
+        raise error
+    try:
+        with database.visit(settings.database_url) as engine, Session(engine) as session:
+            return {user.id: user.name for user in accounts.everyone(session)}
+    except SQLAlchemyError:
+        click.echo("Users are shown by id: there is no database here to look up their names.", err=True)
+        return {}
 
 
 # --- the database

@@ -179,22 +179,49 @@ class Settings:
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = os.environ) -> Self:
         """Read the environment; an empty variable counts as unset. SettingsError names a bad one."""
-        settings = cls(**{f.name: _parse(f, environ) for f in fields(cls) if environ.get(f.metadata["variable"])})
-        if settings.secret_key and settings.secret_keys:
-            raise SettingsError("AUGU_SECRET_KEYS: must not be set beside AUGU_SECRET_KEY: add that one to the list")
-        if settings.env == "production" and not settings.secret_key and not settings.secret_keys:
-            raise SettingsError("AUGU_SECRET_KEY: must be set in production (openssl rand -hex 32 makes one)")
-        return settings._with_defaults()
+        settings, wrong = cls.examine(environ)
+        for error in wrong.values():
+            raise error
+        return settings._with_secret()
 
-    def _with_defaults(self) -> Self:
-        """Make the data folder and fill in what is kept there."""
+    @classmethod
+    def examine(cls, environ: Mapping[str, str] = os.environ) -> tuple[Self, dict[str, SettingsError]]:
+        """The settings, with a default in place of each bad value, and what is wrong by variable; makes nothing.
+
+        There are no secrets if none is set.
+        """
+        values, wrong = {}, {}
+        for f in fields(cls):
+            try:
+                if environ.get(f.metadata["variable"]):
+                    values[f.name] = _parse(f, environ)
+            except SettingsError as error:
+                wrong[f.metadata["variable"]] = error
+        settings = cls(**values)
+        given = [variable for variable in ("AUGU_SECRET_KEY", "AUGU_SECRET_KEYS") if environ.get(variable)]
+        if len(given) > 1:
+            message = "AUGU_SECRET_KEYS: must not be set beside AUGU_SECRET_KEY: add that one to the list"
+            wrong.setdefault("AUGU_SECRET_KEYS", SettingsError(message))
+        if settings.env == "production" and not given:
+            message = "AUGU_SECRET_KEY: must be set in production (openssl rand -hex 32 makes one)"
+            wrong["AUGU_SECRET_KEY"] = SettingsError(message)
+        keys = settings.secret_keys or ((settings.secret_key,) if settings.secret_key else ())
+        url = settings.database_url or f"sqlite:///{settings.data_dir / 'augu.db'}"
+        return replace(settings, secret_keys=keys, database_url=url), wrong
+
+    def _with_secret(self) -> Self:
+        """Make the data folder and, unless one is set, the secret that is kept there."""
         try:
             self.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-            keys = self.secret_keys or (self.secret_key or _kept_secret(self.data_dir / "secret_key"),)
+            keys = self.secret_keys or (_kept_secret(self.secret_file),)
         except OSError as error:
             raise SettingsError(f"AUGU_DATA_DIR: {error}") from error
-        url = self.database_url or f"sqlite:///{self.data_dir / 'augu.db'}"
-        return replace(self, secret_key=keys[0], secret_keys=keys, database_url=url)
+        return replace(self, secret_key=keys[0], secret_keys=keys)
+
+    @property
+    def secret_file(self) -> Path:
+        """Where a secret that is not set is kept."""
+        return self.data_dir / "secret_key"
 
     @property
     def weights_dir(self) -> Path:
@@ -205,6 +232,12 @@ class Settings:
     def engine_threads(self) -> int:
         """Threads for the detector of one worker, so that all workers together use each core once."""
         return max(1, CORES // self.workers)
+
+
+def given(environ: Mapping[str, str] = os.environ) -> list[str]:
+    """The variables that are set and mean this service, known or not."""
+    known = {f.metadata["variable"] for f in fields(Settings)}
+    return sorted(name for name, value in environ.items() if value and (name in known or name.startswith("AUGU_")))
 
 
 def _parse(f: "Field[Any]", environ: Mapping[str, str]) -> Any:

@@ -3,16 +3,17 @@
 import os
 import sqlite3
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from limits.errors import StorageError
-from sqlalchemy import Connection, Dialect, Engine, create_engine, event, text
+from sqlalchemy import Connection, Dialect, Engine, NullPool, create_engine, event, make_url, text
 from sqlalchemy.engine.interfaces import DBAPIConnection, DBAPICursor
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import ConnectionPoolEntry
@@ -36,6 +37,21 @@ def connect(url: str) -> Engine:
     return engine
 
 
+@contextmanager
+def visit(url: str) -> Iterator[Engine]:
+    """An engine for somebody who only looks: a SQLite file that is not there is an error, and stays as it is."""
+    engine = connect(url) if not url.startswith("sqlite") else _visit_file(Path(make_url(url).database or ""))
+    try:
+        yield engine
+    finally:
+        engine.dispose()
+
+
+def _visit_file(path: Path) -> Engine:
+    uri = f"{path.absolute().as_uri()}?mode=rw"
+    return create_engine("sqlite://", creator=lambda: sqlite3.connect(uri, uri=True, timeout=5), poolclass=NullPool)
+
+
 def one_statement(engine: Engine) -> Engine:
     """The same engine for work that is a single statement, each its own transaction."""
     return engine.execution_options(isolation_level="AUTOCOMMIT")
@@ -56,10 +72,15 @@ def _keep_private(name: str | None) -> None:
         hide(Path(f"{name}{end}"))
 
 
+def reason(error: Exception) -> str:
+    """What the driver said, in one line; SQLAlchemy would add the statement."""
+    cause = error.storage_error if isinstance(error, StorageError) else error
+    return " ".join(str(getattr(cause, "orig", cause)).split())
+
+
 def explain(error: DBAPIError | StorageError) -> str:
     """In one line, why the database or the storage of the counts cannot be used."""
-    cause = error.storage_error if isinstance(error, StorageError) else error
-    return "The database cannot be used: " + " ".join(str(getattr(cause, "orig", cause)).split())
+    return f"The database cannot be used: {reason(error)}"
 
 
 def _prepare_sqlite(connection: DBAPIConnection, _: ConnectionPoolEntry) -> None:
@@ -106,9 +127,19 @@ def current(engine: Engine) -> str | None:
         return MigrationContext.configure(connection).get_current_revision()
 
 
-def _migrate(engine: Engine, direction: Callable[[Config, str], object], revision: str) -> None:
+def revisions() -> list[str]:
+    """The revisions that this release knows, newest first."""
+    return [script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions()]
+
+
+def _config() -> Config:
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).with_name("migrations")).replace("%", "%%"))
+    return config
+
+
+def _migrate(engine: Engine, direction: Callable[[Config, str], object], revision: str) -> None:
+    config = _config()
     with engine.begin() as connection:
         if engine.dialect.name == "postgresql":
             connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": MIGRATION_LOCK})

@@ -46,6 +46,12 @@ def exposition(folder: Path | None) -> bytes:
     return generate_latest(registry)
 
 
+def product(user_agent: str) -> str:
+    """The first product name of User-Agent, plain ASCII, or `other` if it has none of a sane length."""
+    found = PRODUCT.match(user_agent)
+    return found[0] if found else OTHER
+
+
 class Agents:
     """Labels for requesters: the first product name of User-Agent, at most 50 in all workers, then `other`.
 
@@ -60,8 +66,7 @@ class Agents:
 
     def label(self, user_agent: str, *, may_be_new: bool) -> str:
         """The label for a User-Agent; only a caller who `may_be_new` can add one."""
-        product = PRODUCT.match(user_agent)
-        name = product[0] if product else OTHER
+        name = product(user_agent)
         if name not in self._known and may_be_new and len(self._known) < MAX_AGENTS:
             self._add(name)
         return name if name in self._known else OTHER

@@ -192,6 +192,7 @@ def test_every_reply_is_protected(everything: Flask, photo: str) -> None:
         )  # tests/test_page.py
         expected = {name: [value] for name, value in HEADERS.items() if name not in own}
         assert {name: reply.headers.getlist(name) for name in expected} == expected
+        reply.close()
 
 
 def test_a_page_may_say_otherwise(app: Flask) -> None:

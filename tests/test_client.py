@@ -1,7 +1,6 @@
 """The client in Python, against the real application, and against servers and middlemen that misbehave."""
 
 import os
-import shutil
 import subprocess
 import sys
 import traceback

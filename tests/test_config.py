@@ -239,13 +239,3 @@ def test_secrets_are_not_shown(tmp_path: Path) -> None:
 def test_engine_threads(tmp_path: Path, workers: int, threads: int) -> None:
     """The workers' detectors together use each core once, and each has one thread at least."""
     assert read(tmp_path, WEB_CONCURRENCY=str(workers)).engine_threads == threads
-
-
-def test_documented() -> None:
-    """README.md's table has each setting once, in order, with its default and what it decides, and no other."""
-    rows = [
-        f"| `{f.metadata['variable']}` | {f.metadata['shown'] or f'`{f.default}`'} | {f.metadata['about']} |"
-        for f in fields(Settings)
-    ]
-    table = (ROOT / "README.md").read_text().partition("| variable | default | |\n| --- | --- | --- |\n")[2]
-    assert table.partition("\n\n")[0].splitlines() == rows

@@ -17,7 +17,7 @@ ROOMS = {
         "extensions", "envelope", "headers", "schemas", "body", "auth", "metrics", "images_api", "deepstack_api",
         "session_api", "ops", "docs", "openapi", "examples",
     },
-    "edge": {"__init__", "cli", "logs", "worker"},
+    "edge": {"__init__", "cli", "doctor", "logs", "usage", "worker"},
     "client": {"client"},
 }  # fmt: skip
 ORDER = list(ROOMS)

@@ -1,0 +1,381 @@
+"""`augu-api doctor`: what it sees of a broken installation, and that it breaks nothing and shows no secret itself."""
+
+import json
+import os
+import shutil
+import sqlite3
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+from click.testing import CliRunner, Result
+from PIL import Image
+from sqlalchemy import create_engine, text
+
+from augu_api import database, doctor
+from augu_api.cli import main
+from augu_api.config import ROOT, Settings
+from augu_api.detection import Detection
+from augu_api.doctor import Finding
+from tests.conftest import BIN, FakeDetector, augu_api, free_port
+
+Examine = Callable[..., Result]
+Check = Callable[[Settings], Iterator[Finding]]
+NOISE = Image.effect_noise((64, 48), 90)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """The data folder, not made yet."""
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def examine(folder: Path) -> Examine:
+    """Run the command: `examine("--json", AUGU_QUEUE="1")`."""
+    return lambda *options, **env: CliRunner().invoke(
+        main, ["doctor", *options], env={"AUGU_DATA_DIR": str(folder)} | env
+    )
+
+
+@pytest.fixture(scope="module")
+def installation(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data folder with a user, whose database nobody has open."""
+    folder = tmp_path_factory.mktemp("installation")
+    augu_api("users", "add", "alice", env=os.environ | {"AUGU_DATA_DIR": str(folder)})
+    sqlite3.connect(folder / "augu.db").execute("PRAGMA wal_checkpoint(TRUNCATE)").connection.close()
+    return folder
+
+
+@pytest.fixture
+def used(folder: Path, installation: Path) -> Path:
+    """The data folder of an installation with a user."""
+    return Path(shutil.copytree(installation, folder))
+
+
+def settings_of(folder: Path, **env: str) -> Settings:
+    settings, wrong = Settings.examine({"AUGU_DATA_DIR": str(folder)} | env)
+    assert not wrong
+    return settings
+
+
+def worst(check: Check, settings: Settings) -> Finding:
+    """The worst finding of one check."""
+    return max(check(settings), key=lambda finding: list(doctor.State).index(finding.state))
+
+
+def states(result: Result) -> dict[str, str]:
+    """The states of --json by check, the worst where a check has several."""
+    order = ["ok", "warning", "problem"]
+    found: dict[str, str] = {}
+    for row in json.loads(result.stdout):
+        found[row["check"]] = max(found.get(row["check"], "ok"), row["state"], key=order.index)
+    return found
+
+
+CHECKED = ["settings", "folders", "secret", "database", "counts", "clock", "weights", "export", "engine", "workers"]
+
+
+# --- what is well
+
+
+def test_a_new_installation(examine: Examine, folder: Path) -> None:
+    """Before the first start all is well, and looking makes no folder, no database and no secret."""
+    result = examine("--json")
+    assert (result.exit_code, states(result)) == (0, dict.fromkeys(CHECKED, "ok"))
+    assert not folder.exists()
+
+
+def test_a_used_installation(examine: Examine, used: Path) -> None:
+    """What is there already is looked at and left as it is; one line tells of each check."""
+    before = {path.name: path.read_bytes() for path in used.iterdir()}
+    result = examine()
+    assert result.exit_code == 0, result.output
+    heading, _, *lines = result.stdout.splitlines()
+    assert heading.split() == ["check", "state", "found"]
+    assert {line.split()[1] for line in lines} == {"ok"}
+    assert "onnx serves bundled and finds in street.png: stop sign, traffic light" in result.stdout
+    assert {path.name: path.read_bytes() for path in used.iterdir()} == before
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+def test_while_it_serves(kind: str, request: pytest.FixtureRequest, folder: Path) -> None:
+    """A database that others read and write at the same moment is well, of either kind, and counts nothing more."""
+    settings = settings_of(folder)
+    if kind == "postgresql":
+        settings = settings_of(folder, DATABASE_URL=request.getfixturevalue("postgres"))
+    folder.mkdir()
+    engine = database.connect(settings.database_url)
+    database.upgrade(engine)
+    with database.one_statement(engine).connect() as reader:
+        for check in (doctor.database, doctor.clock):
+            assert worst(check, settings).state == "ok"
+        assert reader.scalar(text("SELECT count(*) FROM counts")) == 0
+    engine.dispose()
+
+
+def test_redis(folder: Path, redis: str) -> None:
+    """A Redis that answers is well."""
+    assert worst(doctor.counts, settings_of(folder, AUGU_RATELIMIT_STORAGE=redis)).state == "ok"
+
+
+# --- what is not
+
+
+def test_everything_wrong(examine: Examine, tmp_path: Path) -> None:
+    """No problem hides another: each bad setting is named, what needs it is not guessed, and the rest is looked at."""
+    bad = {"AUGU_QUEUE": "many", "DATABASE_URL": "mysql://x", "AUGU_ENV": "production", "AUGU_MODLE": "x"}
+    result = examine("--json", **bad, AUGU_MODEL=str(tmp_path), AUGU_RATELIMIT_STORAGE="carrier-pigeon://x")
+    assert result.exit_code == 1
+    rows = json.loads(result.stdout)
+    said = [row["found"] for row in rows if row["check"] == "settings" and row["state"] == "problem"]
+    named = ["AUGU_SECRET_KEY", "DATABASE_URL", "AUGU_RATELIMIT_STORAGE", "AUGU_QUEUE"]
+    assert sorted(line.partition(":")[0] for line in said) == sorted(named)
+    assert states(result) == {
+        "settings": "problem", "folders": "ok", "secret": "warning", "database": "warning", "counts": "warning",
+        "clock": "warning", "model": "problem", "workers": "ok",
+    }  # fmt: skip
+    assert any(row["state"] == "warning" and "AUGU_MODLE" in row["found"] for row in rows)
+
+
+def test_as_a_program(tmp_path: Path) -> None:
+    """A problem is exit code 1, one line on standard output, and nothing on standard error."""
+    env = os.environ | {"AUGU_DATA_DIR": str(tmp_path), "AUGU_QUEUE": "0"}
+    done = subprocess.run([BIN / "augu-api", "doctor"], env=env, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (1, "")
+    [line] = [line for line in done.stdout.splitlines() if "problem" in line]
+    assert "AUGU_QUEUE: must be a whole number above 0" in line
+
+
+@pytest.mark.parametrize(("mode", "state"), [(0o600, "ok"), (0o400, "ok"), (0o640, "warning"), (0o604, "problem")])
+def test_mode_of_the_secret(used: Path, mode: int, state: str) -> None:
+    """The kept secret is its owner's alone."""
+    (used / "secret_key").chmod(mode)
+    found = worst(doctor.secret, settings_of(used))
+    assert found.state == state
+    assert ("chmod 600" in found.found) == (state != "ok")
+
+
+def test_a_damaged_secret(used: Path) -> None:
+    """A kept secret that was cut short is a problem; one that is set instead is looked at nowhere."""
+    (used / "secret_key").write_text("0123")
+    assert worst(doctor.secret, settings_of(used)).state == "problem"
+    assert worst(doctor.secret, settings_of(used, AUGU_SECRET_KEY="s" * 32)).state == "ok"
+
+
+@pytest.mark.parametrize("name", ["AUGU_DATA_DIR", "PROMETHEUS_MULTIPROC_DIR"])
+def test_folders(tmp_path: Path, name: str) -> None:
+    """A folder that cannot be is a problem, and the variable that names it is said."""
+    settings = settings_of(tmp_path, **{name: "/dev/null/folder"})
+    found = worst(doctor.folders, settings)
+    assert (found.state, name in found.found) == ("problem", True)
+
+
+def sql(statement: str) -> Callable[[Path], object]:
+    """Change the database so."""
+
+    def change(folder: Path) -> None:
+        connection = sqlite3.connect(folder / "augu.db")
+        with connection:
+            connection.execute(statement)
+        connection.close()
+
+    return change
+
+
+DATABASES: dict[str, tuple[Callable[[Path], object], str, str]] = {
+    "not a database": (lambda folder: (folder / "augu.db").write_bytes(b"no" * 999), "problem", "not a database"),
+    "cut short": (lambda folder: os.truncate(folder / "augu.db", 5000), "problem", "restore a backup"),
+    "a newer release's": (sql("UPDATE alembic_version SET version_num = '9999'"), "problem", "augu-api db downgrade"),
+    "not brought up to date": (sql("DELETE FROM alembic_version"), "warning", "augu-api db upgrade"),
+    "without a table": (sql("DROP TABLE counts"), "problem", "no such table"),
+    "empty": (lambda folder: (folder / "augu.db").write_bytes(b""), "warning", "augu-api db upgrade"),
+}
+
+
+@pytest.mark.parametrize(("change", "state", "said"), DATABASES.values(), ids=DATABASES)
+def test_databases(used: Path, change: Callable[[Path], object], state: str, said: str) -> None:
+    """What can happen to a database file is seen, and the file left as it is."""
+    change(used)
+    content = (used / "augu.db").read_bytes()
+    found = worst(doctor.database, settings_of(used))
+    assert found.state == state, found
+    assert said in found.found
+    assert (used / "augu.db").read_bytes() == content
+
+
+def test_a_locked_database(used: Path) -> None:
+    """A transaction that never ends is seen after a few seconds."""
+    other = sqlite3.connect(used / "augu.db")
+    other.execute("BEGIN IMMEDIATE")
+    found = worst(doctor.database, settings_of(used))
+    other.close()
+    assert (found.state, "locked" in found.found) == ("problem", True)
+
+
+def test_a_database_in_no_folder(tmp_path: Path) -> None:
+    """A file that the first start could not make is a problem."""
+    settings = settings_of(tmp_path, DATABASE_URL="sqlite:////dev/null/augu.db")
+    assert worst(doctor.database, settings).state == "problem"
+
+
+def test_postgresql(postgres: str, tmp_path: Path) -> None:
+    """A PostgreSQL without tables is a warning; one that may only be read, lacks the database or is gone, a problem."""
+    settings = settings_of(tmp_path, DATABASE_URL=postgres)
+    assert worst(doctor.database, settings).state == "warning"
+    engine = database.connect(settings.database_url)
+    database.upgrade(engine)
+    engine.dispose()
+    assert worst(doctor.database, settings).state == "ok"
+    with psycopg.connect(postgres, autocommit=True) as connection:
+        connection.execute("ALTER DATABASE augu SET default_transaction_read_only = on")
+    assert "read-only transaction" in worst(doctor.database, settings).found
+    nowhere = settings_of(tmp_path, DATABASE_URL=f"{postgres}_nowhere")
+    gone = settings_of(tmp_path, DATABASE_URL=f"postgresql://augu@127.0.0.1:{free_port()}/augu")
+    assert "does not exist" in worst(doctor.database, nowhere).found
+    assert "refused" in worst(doctor.database, gone).found
+    assert {worst(doctor.database, settings).state for settings in (settings, nowhere, gone)} == {"problem"}
+    assert worst(doctor.clock, gone).state == "ok"
+
+
+def test_the_clock(used: Path, postgres: str) -> None:
+    """A clock of years ago, behind a token, or apart from the database server's, is seen."""
+    settings = settings_of(used)
+    assert "1970" in next(doctor.clock(settings, lambda: 0.0)).found
+    sql(f"UPDATE users SET issued_at = {(time.time() + 3600) * 1000:.0f}")(used)
+    found = worst(doctor.clock, settings)
+    assert (found.state, "behind" in found.found or "ahead of the clock" in found.found) == ("problem", True)
+    settings = settings_of(used, DATABASE_URL=postgres)
+    engine = create_engine(settings.database_url)
+    database.upgrade(engine)
+    engine.dispose()
+    assert worst(doctor.clock, settings).state == "ok"
+    [found] = doctor.clock(settings, lambda: time.time() - 100)
+    assert (found.state, "differs by 100 seconds" in found.found) == ("warning", True)
+
+
+def test_no_redis(folder: Path) -> None:
+    """A Redis that does not answer is a problem."""
+    url = f"redis://127.0.0.1:{free_port()}"
+    found = worst(doctor.counts, settings_of(folder, AUGU_RATELIMIT_STORAGE=url))
+    assert (found.state, "refused" in found.found) == ("problem", True)
+
+
+# --- the model
+
+
+@pytest.fixture
+def copied(tmp_path: Path) -> Path:
+    """A model's folder of its own."""
+    return Path(shutil.copytree(ROOT / "weights", tmp_path / "model"))
+
+
+def damage(file: str) -> Callable[[Path], object]:
+    return lambda model: (model / file).write_bytes((model / file).read_bytes()[:-1])
+
+
+def other_weights(model: Path) -> None:
+    facts = json.loads((model / "model.json").read_text())
+    (model / "model.json").write_text(json.dumps(facts | {"sha256": "0" * 64}))
+
+
+MODELS: dict[str, tuple[Callable[[Path], object], dict[str, str]]] = {
+    "whole": (lambda model: None, {"weights": "ok", "export": "ok", "engine": "ok"}),
+    "weights damaged": (damage("model.pth"), {"weights": "warning", "export": "ok", "engine": "ok"}),
+    "weights gone": (
+        lambda model: (model / "model.pth").unlink(),
+        {"weights": "warning", "export": "ok", "engine": "ok"},
+    ),
+    "export damaged": (damage("model.onnx"), {"weights": "ok", "export": "problem", "engine": "problem"}),
+    "export gone": (
+        lambda model: (model / "model.onnx").unlink(),
+        {"weights": "ok", "export": "problem", "engine": "problem"},
+    ),
+    "another's": (other_weights, {"weights": "warning", "export": "problem", "engine": "problem"}),
+    "no facts": (lambda model: (model / "model.json").unlink(), {"model": "problem"}),
+}
+
+
+@pytest.mark.parametrize(("change", "expected"), MODELS.values(), ids=MODELS)
+def test_models(tmp_path: Path, copied: Path, change: Callable[[Path], object], expected: dict[str, str]) -> None:
+    """The weights are held against their sha256, the export against the weights, and what would serve is tried."""
+    change(copied)
+    settings = settings_of(tmp_path, AUGU_MODEL=str(copied), AUGU_ENGINE="onnx")
+    assert {finding.check: finding.state for finding in doctor.model(settings)} == expected
+
+
+def test_the_engine_in_reserve(tmp_path: Path, copied: Path) -> None:
+    """Where `auto` falls back to torchvision, a lost export is a warning, and the engine that serves is named."""
+    pytest.importorskip("torchvision")
+    (copied / "model.onnx").unlink()
+    found = {f.check: f for f in doctor.model(settings_of(tmp_path, AUGU_MODEL=str(copied)))}
+    assert [found[check].state for check in ("weights", "export", "engine")] == ["ok", "warning", "ok"]
+    assert "torchvision serves" in found["engine"].found
+
+
+def test_a_model_that_finds_nothing() -> None:
+    """A model of COCO's categories that sees nothing in the example photo is a problem; another may be right."""
+    blind = FakeDetector(found=[Detection("cat", (0, 0, 9, 9), 0.3)], facts={"model": "bundled", "engine": "onnx"})
+    assert doctor.seen(blind).state == "problem"
+    blind.facts = {"model": "models/coins", "engine": "onnx"}
+    assert doctor.seen(blind).state == "ok"
+
+
+# --- the workers
+
+
+@pytest.mark.parametrize(
+    ("workers", "cpu", "memory", "state"),
+    [
+        ("1", "max 100000", "max", "ok"),
+        ("1", "50000 100000", "max", "ok"),
+        ("2", "100000 100000", "max", "warning"),
+        ("2000000", "max 100000", "max", "problem"),
+        ("2", "max 100000", "1000000", "problem"),
+        ("2000", "nonsense", "", "problem"),
+    ],
+)
+def test_workers(tmp_path: Path, workers: str, cpu: str, memory: str, state: str) -> None:
+    """Workers are held against the cores and the memory of the machine, or of the container if that has less."""
+    (tmp_path / "cpu.max").write_text(f"{cpu}\n")
+    (tmp_path / "memory.max").write_text(f"{memory}\n")
+    [found] = doctor.workers(settings_of(tmp_path, WEB_CONCURRENCY=workers), tmp_path)
+    assert found.state == state, found
+    assert ("WEB_CONCURRENCY" in found.found) == (state != "ok")
+
+
+# --- secrets
+
+PASSWORD = "hunter2-of-the-database"
+SECRETS = {"AUGU_SECRET_KEY": "k" * 40, "AUGU_METRICS_TOKEN": "m" * 40}
+
+
+@pytest.mark.parametrize("password", [PASSWORD, f"a%40{PASSWORD}", f"a#{PASSWORD}"])
+@pytest.mark.parametrize("there", [True, False])
+def test_no_secret_is_shown(
+    examine: Examine, redis: str, postgres: str, used: Path, there: bool, password: str
+) -> None:
+    """Neither a secret, nor a token, nor a password of a database is shown, be it right, wrong or of no server."""
+    database, storage = (url.rpartition("@")[2].rpartition("://")[2] for url in (postgres, redis))
+    if not there:
+        database = storage = f"127.0.0.1:{free_port()}"
+    urls = {
+        "DATABASE_URL": f"postgresql://augu:{password}@{database}",
+        "AUGU_RATELIMIT_STORAGE": f"redis://:{password.replace('#', '%23')}@{storage}",
+    }
+    bad = {name: value[:20] for name, value in SECRETS.items()}
+    hidden = [(used / "secret_key").read_text(), PASSWORD, *SECRETS.values(), *bad.values()]
+    for secrets in ({}, SECRETS, bad):
+        output = examine(**urls, **secrets, AUGU_MODEL="none").output
+        assert "AUGU_RATELIMIT_STORAGE" in output
+        assert [text for text in hidden if text in output] == []
+
+
+def test_no_control_characters(examine: Examine) -> None:
+    """What a variable holds cannot command the terminal."""
+    result = examine(AUGU_MODEL="\x1b]0;owned\x07", **{"AUGU_\x1b[2J": "x"})
+    assert result.exit_code == 1
+    assert not [c for c in result.output if not c.isprintable() and c != "\n"]
