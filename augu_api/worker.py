@@ -34,6 +34,17 @@ class FairWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
         time.sleep(min(self.nr_conns, 10) * DELAY)
         super().accept(listener)
 
+    def set_accept_enabled(self, enabled: bool) -> None:
+        """Once the worker stops, take the connections that are there and refuse others, instead of none of both."""
+        super().set_accept_enabled(enabled)
+        if not self.alive:
+            for listener in self.sockets:
+                taken = -1
+                while taken != self.nr_conns:  # the last one took nobody
+                    taken = self.nr_conns
+                    super().accept(listener)
+                listener.close()
+
     def load_wsgi(self) -> None:
         """Load the application; what an operator can mend ends the start with a line that says what it is."""
         try:

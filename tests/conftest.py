@@ -284,33 +284,51 @@ def _as_user(name: str) -> list[str]:
     return ["runuser", "-u", name, "--"] if os.geteuid() == 0 else []
 
 
+class Postgres:
+    """A real PostgreSQL that can be stopped and started again; `url` is that of its maintenance database."""
+
+    def __init__(self) -> None:
+        found = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
+        if not found:
+            missing("PostgreSQL")
+        self.bin, self.port = found[-1], free_port()
+        self.url = f"postgresql://augu@127.0.0.1:{self.port}/postgres"
+        self.folder = Path(f"/tmp/augu-postgres-{os.getpid()}-{self.port}")
+        self.folder.mkdir()
+        if os.geteuid() == 0:
+            shutil.chown(self.folder, "postgres")
+        self.run("initdb", "-U", "augu", "-A", "trust", "--no-sync")
+
+    def run(self, program: str, *arguments: str) -> None:
+        command = [*_as_user("postgres"), self.bin / program, "-D", self.folder / "data", *arguments]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+
+    def start(self) -> None:
+        where = f"-c listen_addresses=127.0.0.1 -c unix_socket_directories={self.folder}"
+        options = f"-c port={self.port} {where} -c fsync=off"
+        self.run("pg_ctl", "-l", str(self.folder / "log"), "-o", options, "-w", "start")
+
+    def stop(self) -> None:
+        self.run("pg_ctl", "-m", "immediate", "stop")
+
+
 @pytest.fixture(scope="session")
-def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A real PostgreSQL; the URL of its maintenance database."""
-    found = sorted(Path("/usr/lib/postgresql").glob("*/bin")) if Path("/usr/lib/postgresql").is_dir() else []
-    if not found:
-        missing("PostgreSQL")
-    folder, port = Path(f"/tmp/augu-postgres-{os.getpid()}"), free_port()
-    folder.mkdir()
-    if os.geteuid() == 0:
-        shutil.chown(folder, "postgres")
-    as_user, data = _as_user("postgres"), str(folder / "data")
-    subprocess.run([*as_user, found[-1] / "initdb", "-D", data, "-U", "augu", "-A", "trust"], check=True)
-    options = f"-c port={port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={folder} -c fsync=off"
-    log = str(folder / "log")
-    subprocess.run([*as_user, found[-1] / "pg_ctl", "-D", data, "-l", log, "-o", options, "-w", "start"], check=True)
-    yield f"postgresql://augu@127.0.0.1:{port}/postgres"
-    subprocess.run([*as_user, found[-1] / "pg_ctl", "-D", data, "-m", "immediate", "stop"], check=True)
-    shutil.rmtree(folder)
+def postgres_server() -> Iterator[Postgres]:
+    """A PostgreSQL for all tests."""
+    server = Postgres()
+    server.start()
+    yield server
+    server.stop()
+    shutil.rmtree(server.folder)
 
 
 @pytest.fixture
-def postgres(postgres_server: str) -> str:
+def postgres(postgres_server: Postgres) -> str:
     """The URL of an empty PostgreSQL database."""
-    with psycopg.connect(postgres_server, autocommit=True) as connection:
+    with psycopg.connect(postgres_server.url, autocommit=True) as connection:
         connection.execute("DROP DATABASE IF EXISTS augu WITH (FORCE)")
         connection.execute("CREATE DATABASE augu")
-    return postgres_server.replace("/postgres", "/augu")
+    return postgres_server.url.replace("/postgres", "/augu")
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -353,18 +371,38 @@ def at_once() -> Iterator[AtOnce]:
         yield call
 
 
+class Redis:
+    """A real Redis that can be stopped and started again; it keeps nothing."""
+
+    def __init__(self, folder: Path) -> None:
+        if shutil.which("redis-server") is None:
+            missing("redis-server")
+        self.folder, self.port = folder, free_port()
+        self.url = f"redis://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        command = ["redis-server", "--port", str(self.port), "--save", "", "--dir", str(self.folder)]
+        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        wait_until(lambda: answers(self.port))
+
+    def stop(self) -> None:
+        self.process.terminate()
+        self.process.wait()
+
+
 @pytest.fixture
-def redis(tmp_path: Path) -> Iterator[str]:
-    """The URL of a real, empty Redis."""
-    program = shutil.which("redis-server")
-    if program is None:
-        missing("redis-server")
-    port = free_port()
-    process = subprocess.Popen([str(program), "--port", str(port), "--save", "", "--dir", str(tmp_path)])
-    wait_until(lambda: answers(port))
-    yield f"redis://127.0.0.1:{port}"
-    process.terminate()
-    process.wait()
+def redis_server(tmp_path: Path) -> Iterator[Redis]:
+    """An empty Redis."""
+    server = Redis(tmp_path)
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def redis(redis_server: Redis) -> str:
+    """The URL of an empty Redis."""
+    return redis_server.url
 
 
 @pytest.fixture
