@@ -324,7 +324,11 @@ class Postgres:
 
     def _run(self, program: str, *arguments: str) -> None:
         as_user = ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []  # it refuses to run as root
-        subprocess.run([*as_user, self.programs / program, "-D", self.folder / "data", *arguments], check=True)
+        subprocess.run(
+            [*as_user, self.programs / program, "-D", self.folder / "data", *arguments],
+            check=True,
+            stdout=subprocess.DEVNULL,
+        )
 
 
 @pytest.fixture(scope="session")
@@ -385,18 +389,38 @@ def at_once() -> Iterator[AtOnce]:
         yield call
 
 
+class Redis:
+    """A real Redis that can be stopped and started again; it keeps nothing."""
+
+    def __init__(self, folder: Path) -> None:
+        if shutil.which("redis-server") is None:
+            missing("redis-server")
+        self.folder, self.port = folder, free_port()
+        self.url = f"redis://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        command = ["redis-server", "--port", str(self.port), "--save", "", "--dir", str(self.folder)]
+        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        wait_until(lambda: answers(self.port))
+
+    def stop(self) -> None:
+        self.process.terminate()
+        self.process.wait()
+
+
 @pytest.fixture
-def redis(tmp_path: Path) -> Iterator[str]:
-    """The URL of a real, empty Redis."""
-    program = shutil.which("redis-server")
-    if program is None:
-        missing("redis-server")
-    port = free_port()
-    process = subprocess.Popen([str(program), "--port", str(port), "--save", "", "--dir", str(tmp_path)])
-    wait_until(lambda: answers(port))
-    yield f"redis://127.0.0.1:{port}"
-    process.terminate()
-    process.wait()
+def redis_server(tmp_path: Path) -> Iterator[Redis]:
+    """An empty Redis."""
+    server = Redis(tmp_path)
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def redis(redis_server: Redis) -> str:
+    """The URL of an empty Redis."""
+    return redis_server.url
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,292 @@
+"""What holds while something breaks: a worker, a database, a disk, a file. Real servers throughout."""
+
+import http.client
+import json
+import os
+import shutil
+import signal
+import socket
+import sqlite3
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import pytest
+from limits.errors import StorageError
+from sqlalchemy.exc import OperationalError
+
+from augu_api import database
+from augu_api.config import Settings
+from augu_api.models import User
+from augu_api.quotas import Quotas
+from tests.conftest import (
+    BIN,
+    OBJECTS,
+    ROOT,
+    Postgres,
+    Redis,
+    Serve,
+    Server,
+    answers,
+    free_port,
+    missing,
+    wait_until,
+)
+from tests.test_cluster import Reply, accepted, add, call, photo, wait_for_all
+
+GRACE = 30  # seconds that gunicorn.conf.py gives accepted requests
+
+Outcome = int | type[Exception]
+
+
+@contextmanager
+def load(server: Server, token: str, clients: int = 4) -> Iterator[list[Outcome]]:
+    """Clients that ask for their session without a pause, on a new connection each time; what came of each request."""
+    outcomes: list[Outcome] = []
+    over = threading.Event()
+
+    def ask() -> None:
+        while not over.is_set():
+            try:
+                outcomes.append(call(server.port, "/session", token=token).status)
+            except (OSError, http.client.HTTPException) as error:
+                outcomes.append(type(error))
+                over.wait(0.01)
+
+    threads = [threading.Thread(target=ask) for _ in range(clients)]
+    for thread in threads:
+        thread.start()
+    yield outcomes
+    over.set()
+    for thread in threads:
+        thread.join()
+
+
+def is_unavailable(reply: Reply) -> bool:
+    """Whether the reply is 503 in the envelope and says when to come again."""
+    return (
+        (reply.status, reply.headers["Retry-After"]) == (503, "1")
+        and list(reply.json) == ["statusCode", "error", "message"]
+        and reply.json["error"] == "Service Unavailable"
+    )
+
+
+# --- processes
+
+
+def test_a_worker_is_killed_under_load(serve: Serve, tmp_path: Path) -> None:
+    """The others go on, a new one comes up, and the count is exact: only what nobody answered may or may not count."""
+    server = serve(WEB_CONCURRENCY="2", TMPDIR=str(tmp_path))
+    wait_for_all(server, tmp_path, 2)
+    cap, clients = 300, 4
+    token = add(server, coefficient=cap / 60)
+    before = set(server.workers)
+    killed = min(before)
+    with load(server, token, clients) as outcomes:
+        wait_until(lambda: len(outcomes) > 50)
+        os.kill(killed, signal.SIGKILL)
+        wait_until(lambda: 429 in outcomes)
+    passed = outcomes.count(200)
+    lost = sum(not isinstance(outcome, int) for outcome in outcomes)
+    assert {outcome for outcome in outcomes if isinstance(outcome, int)} <= {200, 429, 403}
+    assert lost <= clients
+    assert cap - lost <= passed <= cap
+    wait_until(lambda: killed not in server.workers and len(server.workers) == 2)
+    [new] = set(server.workers) - before
+    wait_until(lambda: (next(tmp_path.glob("augu-metrics-*")) / f"gauge_max_{new}.db").exists())
+
+
+def test_a_stop_under_load(serve: Serve) -> None:
+    """Who was accepted is answered, who comes later refused at once, and the server ends in time and without an error.
+
+    Nobody gets half of a reply.
+    """
+    server = serve(WEB_CONCURRENCY="1")
+    token, body = add(server, coefficient=1000), photo("astronaut")
+    with load(server, token) as outcomes:
+        wait_until(lambda: len(outcomes) > 20)
+        connections = [accepted(server.port, token, body) for _ in range(4)]
+        server.process.send_signal(signal.SIGTERM)
+        wait_until(lambda: not answers(server.port))
+        for connection in connections:
+            connection.send(body)
+            response = connection.getresponse()
+            assert (response.status, json.load(response)["statusCode"]) == (200, 200)
+            connection.close()
+        assert server.process.wait(GRACE) == 0
+        refused = len(outcomes)
+        wait_until(lambda: len(outcomes) > refused + 20)
+    assert set(outcomes[:20]) == {200}
+    assert set(outcomes) <= {200, ConnectionRefusedError, ConnectionResetError, http.client.RemoteDisconnected}
+    assert set(outcomes[refused + 5 :]) == {ConnectionRefusedError}
+
+
+# --- the database and the storage of the counts
+
+
+@pytest.fixture
+def own_postgres() -> Iterator[Postgres]:
+    """A PostgreSQL of the test's own."""
+    server = Postgres.made()
+    yield server
+    server.stop()
+    shutil.rmtree(server.folder)
+
+
+def survives(server: Server, stop: Callable[[], None], start: Callable[[], None]) -> None:
+    """While it is gone no request passes and the service is alive but not ready; when it is back all is well."""
+    token, workers, body = add(server), server.workers, photo("coffee")
+    assert call(server.port, OBJECTS, body, token).status == 200
+    stop()
+    for _ in range(3):  # connections of the pool that are dead, and new ones
+        assert is_unavailable(call(server.port, "/session", token=token))
+        assert is_unavailable(call(server.port, OBJECTS, body, token))
+        assert call(server.port, "/health/ready").status == 503
+        assert call(server.port, "/health/live").status == 200
+    start()
+    wait_until(lambda: call(server.port, "/session", token=token).status == 200)
+    assert call(server.port, OBJECTS, body, token).status == 200
+    assert server.is_ready()
+    assert server.workers == workers
+
+
+def test_the_database_is_gone_for_a_while(serve: Serve, own_postgres: Postgres) -> None:
+    """503 in the envelope while PostgreSQL is stopped, and no restart needed afterwards."""
+    server = serve(WEB_CONCURRENCY="1", DATABASE_URL=own_postgres.url)
+    survives(server, own_postgres.stop, own_postgres.start)
+    assert "Traceback" not in server.log.read_text()
+
+
+def test_redis_is_gone_for_a_while(serve: Serve, redis_server: Redis) -> None:
+    """503 while nothing can be counted, never a request without a count, and no restart needed afterwards."""
+    server = serve(WEB_CONCURRENCY="1", AUGU_RATELIMIT_STORAGE=redis_server.url)
+    survives(server, redis_server.stop, redis_server.start)
+    assert "Traceback" not in server.log.read_text()
+
+
+@pytest.fixture
+def mute() -> Iterator[int]:
+    """The port of a server that takes connections and never says a word, like a machine that hangs."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield listener.getsockname()[1]
+
+
+def test_a_mute_database_is_given_up(mute: int) -> None:
+    """Connecting ends by itself, unless the URL asks for more patience: no request waits for minutes."""
+    engine = database.connect(f"postgresql+psycopg://augu@127.0.0.1:{mute}/augu")
+    with pytest.raises(OperationalError, match="timeout"), engine.connect():
+        pass
+
+
+def test_a_mute_redis_is_given_up(mute: int, settings: Settings) -> None:
+    """Counting ends by itself, with the error that becomes 503."""
+    quotas = Quotas(database.connect(settings.database_url), f"redis://127.0.0.1:{mute}", 10)
+    with pytest.raises(StorageError, match="Timeout"):
+        quotas.count(User(id=1, coefficient=1))
+
+
+@pytest.mark.parametrize(("query", "seconds"), [("", "5"), ("?connect_timeout=20", "20")])
+def test_the_url_may_ask_for_more_patience(query: str, seconds: str) -> None:
+    """An option of libpq's in DATABASE_URL stands."""
+    engine = database.connect(f"postgresql+psycopg://augu@127.0.0.1:{free_port()}/augu{query}")
+    options = engine.dialect.create_connect_args(engine.url)[1]
+    for listener in engine.dialect.dispatch.do_connect:
+        listener(engine.dialect, None, [], options)
+    assert options["connect_timeout"] == seconds
+
+
+# --- the disk
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 1 MB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        missing("the right to mount")
+    yield folder
+    subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+def fill(folder: Path) -> Path:
+    """A file that takes all that is left."""
+    path = folder / "filling"
+    with path.open("wb", buffering=0) as file:
+        for size in (65536, 1):
+            try:
+                while True:
+                    file.write(bytes(size))
+            except OSError:
+                continue
+    return path
+
+
+def test_the_disk_is_full(serve: Serve, small_disk: Path) -> None:
+    """Who cannot be counted gets 503, the command line says why; nothing is damaged, and space is all it needs."""
+    data = small_disk / "data"
+    server = serve(WEB_CONCURRENCY="1", AUGU_DATA_DIR=str(data))
+    token = add(server, coefficient=1000)
+    before = call(server.port, "/session", token=token)
+    assert before.status == 200
+    filling = fill(small_disk)
+    wait_until(lambda: call(server.port, "/session", token=token).status != 200)
+    for _ in range(20):
+        assert is_unavailable(call(server.port, "/session", token=token))
+        assert is_unavailable(call(server.port, OBJECTS, b"x", token))
+    regenerate = [BIN / "augu-api", "tokens", "regenerate", "alice"]
+    done = subprocess.run(regenerate, env=server.env, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "Error: The database cannot be used: database or disk is full\n"
+    empty = server.env | {"AUGU_DATA_DIR": str(small_disk / "another")}
+    done = subprocess.run([BIN / "augu-api", "users", "list"], env=empty, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "No space left on device" in done.stderr
+    filling.unlink()
+    after = call(server.port, "/session", token=token)
+    assert (after.status, after.json) == (200, before.json)
+    server.run("users", "ban", "alice")
+    assert call(server.port, "/session", token=token).status == 403
+    assert "Traceback" not in server.log.read_text()
+    server.stop()
+    with closing(sqlite3.connect(data / "augu.db")) as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+    subprocess.run([BIN / "augu-api", "users", "list"], env=empty, check=True, stdout=subprocess.DEVNULL)
+
+
+# --- the model's files
+
+
+def truncate(path: Path) -> None:
+    os.truncate(path, 1_000_000)
+
+
+def alter(path: Path) -> None:
+    """Change one byte of a weight."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [truncate, alter],
+)
+def test_a_damaged_model_stops_the_start(tmp_path: Path, spoil: Callable[[Path], None]) -> None:
+    """The server ends, and says in a line which file is damaged and what to do."""
+    for name in ("model.json", "model.pth", "model.onnx"):
+        shutil.copy(ROOT / "weights" / name, tmp_path)
+    spoil(tmp_path / "model.onnx")
+    env = os.environ | {"AUGU_DATA_DIR": str(tmp_path), "AUGU_MODEL": str(tmp_path), "AUGU_ENGINE": "onnx"}
+    command = [BIN / "gunicorn", "--bind", f"127.0.0.1:{free_port()}", "--workers", "1"]
+    done = subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 3
+    [line] = [line for line in done.stderr.splitlines() if "Error: " in line]
+    assert f"Error: {tmp_path / 'model.onnx'} is damaged" in line
+    assert "restore the file" in line
+    assert "Traceback" not in done.stderr
