@@ -31,6 +31,22 @@ class FairWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
         time.sleep(min(self.nr_conns, 10) * DELAY)
         super().accept(listener)
 
+    def set_accept_enabled(self, enabled: bool) -> None:
+        """Accept connections or not; a worker that stops leaves nobody waiting at its port.
+
+        gunicorn would let clients connect until its last request is answered, and then reset who waits. A proxy must
+        not send their requests to another host, as this one might have read them; a connection refused it may.
+        """
+        super().set_accept_enabled(enabled)
+        if self.alive:
+            return
+        for listener in self.sockets:
+            before = -1
+            while before != self.nr_conns:
+                before = self.nr_conns
+                super().accept(listener)
+            listener.close()
+
     def handle(self, conn: Any) -> Any:
         """Handle a request, in a thread, and remember since when."""
         self._begun[conn] = time.monotonic()
