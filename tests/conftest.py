@@ -42,6 +42,7 @@ from augu_api.extensions import KEY, Service
 from augu_api.flags import Flag
 
 BIN = Path(sys.executable).parent
+LOOPBACK = "127.0.0.1"
 BOTH = Flag.IMAGES_OBJECTS | Flag.EXPERIMENTAL
 OBJECTS = "/images/classify/objects"
 
@@ -64,14 +65,14 @@ def wait_until(condition: Callable[[], bool], seconds: float = 60) -> None:
 def free_port() -> int:
     """A port that nobody listens on."""
     with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
+        listener.bind((LOOPBACK, 0))
         return int(listener.getsockname()[1])
 
 
-def answers(port: int) -> bool:
+def answers(port: int, address: str = LOOPBACK) -> bool:
     """Whether somebody listens on the port."""
     with socket.socket() as client:
-        return client.connect_ex(("127.0.0.1", port)) == 0
+        return client.connect_ex((address, port)) == 0
 
 
 def png_of(image: Image.Image, **options: object) -> bytes:
@@ -222,10 +223,12 @@ class Server:
     process: subprocess.Popen[bytes]
     env: dict[str, str]
     log: Path
+    address: str = LOOPBACK
+    within: tuple[str, ...] = ()
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"http://{self.address}:{self.port}"
 
     @property
     def workers(self) -> list[int]:
@@ -235,7 +238,7 @@ class Server:
 
     def run(self, *command: str) -> str:
         """Run an augu-api command against the server's database; its standard output."""
-        return augu_api(*command, env=self.env)
+        return augu_api(*command, env=self.env, within=self.within)
 
     def is_ready(self) -> bool:
         assert self.process.poll() is None, self.log.read_text()
@@ -250,9 +253,10 @@ class Server:
         self.process.wait(60)
 
 
-def augu_api(*command: str, env: dict[str, str]) -> str:
+def augu_api(*command: str, env: dict[str, str], within: tuple[str, ...] = ()) -> str:
     """Run the command line as a person would."""
-    return subprocess.run([BIN / "augu-api", *command], env=env, check=True, stdout=subprocess.PIPE, text=True).stdout
+    whole = [*within, BIN / "augu-api", *command]
+    return subprocess.run(whole, env=env, check=True, stdout=subprocess.PIPE, text=True).stdout
 
 
 Serve = Callable[..., Server]
@@ -260,25 +264,30 @@ Serve = Callable[..., Server]
 
 @contextmanager
 def serving(folder: Path) -> Iterator[Serve]:
-    """Start gunicorn as the Procfile does, its data in a folder: `start(AUGU_QUEUE="1", …)` takes its settings."""
+    """Start gunicorn as the Procfile does, its data in a folder: `start(AUGU_QUEUE="1", …)` takes its settings.
+
+    `within` is a command that runs another one, somewhere else.
+    """
     running = []
 
-    def start(**settings: str) -> Server:
-        port = free_port()
+    def start(address: str = LOOPBACK, port: int = 0, within: tuple[str, ...] = (), **settings: str) -> Server:
+        port = port or free_port()
         env = os.environ | {"AUGU_DATA_DIR": str(folder / "served")} | settings
-        log = folder / f"gunicorn-{port}.log"
-        with log.open("wb") as out:
-            command = [BIN / "gunicorn", "--bind", f"127.0.0.1:{port}"]
+        log = folder / f"gunicorn-{address}-{port}.log"
+        with log.open("ab") as out:
+            command = [*within, BIN / "gunicorn", "--bind", f"{address}:{port}"]
             process = subprocess.Popen(command, env=env, cwd=ROOT, stdout=out, stderr=subprocess.STDOUT)
-        server = Server(port, process, env, log)
+        server = Server(port, process, env, log, address, within)
         running.append(server)
         wait_until(server.is_ready)
         return server
 
-    yield start
-    for server in running:
-        if server.process.poll() is None:
-            server.stop()
+    try:
+        yield start
+    finally:
+        for server in running:
+            if server.process.poll() is None:
+                server.stop()
 
 
 @pytest.fixture
@@ -295,32 +304,46 @@ class Postgres:
     programs: Path
     folder: Path
     port: int
+    address: str
 
     @classmethod
-    def made(cls) -> Self:
-        """A new one, running."""
+    def made(cls, address: str = LOOPBACK) -> Self:
+        """A new one, running, for the address's own network."""
         found = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
         if not found:
             missing("PostgreSQL")
-        server = cls(found[-1], Path(f"/tmp/augu-postgres-{uuid.uuid4().hex}"), free_port())
+        server = cls(found[-1], Path(f"/tmp/augu-postgres-{uuid.uuid4().hex}"), free_port(), address)
         server.folder.mkdir()
         if os.geteuid() == 0:
             shutil.chown(server.folder, "postgres")
         server._run("initdb", "-U", "augu", "-A", "trust")
+        with (server.folder / "data" / "pg_hba.conf").open("a") as allowed:
+            allowed.write("host all augu samenet trust\n")
         server.start()
         return server
 
     @property
     def url(self) -> str:
         """Of its maintenance database."""
-        return f"postgresql://augu@127.0.0.1:{self.port}/postgres"
+        return f"postgresql://augu@{self.address}:{self.port}/postgres"
+
+    def emptied(self) -> str:
+        """The URL of an empty database."""
+        with psycopg.connect(self.url, autocommit=True) as connection:
+            connection.execute("DROP DATABASE IF EXISTS augu WITH (FORCE)")
+            connection.execute("CREATE DATABASE augu")
+        return self.url.replace("/postgres", "/augu")
 
     def start(self) -> None:
-        options = f"-c port={self.port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={self.folder}"
+        options = f"-c port={self.port} -c listen_addresses={self.address} -c unix_socket_directories={self.folder}"
         self._run("pg_ctl", "-l", str(self.folder / "log"), "-o", f"{options} -c fsync=off", "-w", "start")
 
     def stop(self) -> None:
         self._run("pg_ctl", "-m", "immediate", "stop")
+
+    def remove(self) -> None:
+        self.stop()
+        shutil.rmtree(self.folder)
 
     def _run(self, program: str, *arguments: str) -> None:
         as_user = ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []  # it refuses to run as root
@@ -336,17 +359,13 @@ def postgres_server() -> Iterator[Postgres]:
     """A real PostgreSQL."""
     server = Postgres.made()
     yield server
-    server.stop()
-    shutil.rmtree(server.folder)
+    server.remove()
 
 
 @pytest.fixture
 def postgres(postgres_server: Postgres) -> str:
     """The URL of an empty PostgreSQL database."""
-    with psycopg.connect(postgres_server.url, autocommit=True) as connection:
-        connection.execute("DROP DATABASE IF EXISTS augu WITH (FORCE)")
-        connection.execute("CREATE DATABASE augu")
-    return postgres_server.url.replace("/postgres", "/augu")
+    return postgres_server.emptied()
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -390,18 +409,18 @@ def at_once() -> Iterator[AtOnce]:
 
 
 class Redis:
-    """A real Redis that can be stopped and started again; it keeps nothing."""
+    """A real Redis that can be stopped and started again, for the address's own network; it keeps nothing."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, address: str = LOOPBACK) -> None:
         if shutil.which("redis-server") is None:
             missing("redis-server")
-        self.folder, self.port = folder, free_port()
-        self.url = f"redis://127.0.0.1:{self.port}"
+        self.folder, self.address, self.port = folder, address, free_port()
+        self.url = f"redis://{address}:{self.port}"
 
     def start(self) -> None:
-        command = ["redis-server", "--port", str(self.port), "--save", "", "--dir", str(self.folder)]
-        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-        wait_until(lambda: answers(self.port))
+        command = ["redis-server", "--bind", self.address, "--port", str(self.port), "--protected-mode", "no"]
+        self.process = subprocess.Popen([*command, "--save", "", "--dir", self.folder], stdout=subprocess.DEVNULL)
+        wait_until(lambda: answers(self.port, self.address))
 
     def stop(self) -> None:
         self.process.terminate()
@@ -437,29 +456,36 @@ def browser() -> Iterator[Browser]:
 
 
 @contextmanager
-def fronting(folder: Path) -> Iterator[Callable[[int], int]]:
-    """Start a real nginx with deploy/nginx.conf in front of a port: `start(8000)` returns the port it listens on."""
+def fronting(folder: Path) -> Iterator[Callable[..., int]]:
+    """Start a real nginx with deploy/nginx.conf in front of ports: `start(8000)` returns the port it listens on.
+
+    A port may be one of another address, as text; a host gets `patience` to answer.
+    """
     program = shutil.which("nginx")
     if program is None:
         missing("nginx")
     running = []
 
-    def start(upstream: int) -> int:
+    def start(*upstreams: int | str, patience: str = "60s") -> int:
         port = free_port()
         given = (ROOT / "deploy" / "nginx.conf").read_text()
+        [line] = [line for line in given.splitlines() if "server 127.0.0.1:8000" in line]
+        addresses = [each if isinstance(each, str) else f"{LOOPBACK}:{each}" for each in upstreams]
+        given = given.replace(line, "\n".join(line.replace("127.0.0.1:8000", each) for each in addresses))
+        given = given.replace("proxy_read_timeout 60s;", f"proxy_read_timeout {patience};")
         config = folder / "nginx.conf"
-        config.write_text(
-            given.replace("127.0.0.1:8000", f"127.0.0.1:{upstream}").replace("listen 80;", f"listen {port};")
-        )
+        config.write_text(given.replace("listen 80;", f"listen {port};"))
         command = [str(program), "-p", str(folder), "-c", str(config), "-g", f"daemon off; pid {folder}/nginx.pid;"]
         running.append(subprocess.Popen(command))
         wait_until(lambda: answers(port))
         return port
 
-    yield start
-    for process in running:
-        process.terminate()
-        process.wait()
+    try:
+        yield start
+    finally:
+        for process in running:
+            process.terminate()
+            process.wait()
 
 
 @pytest.fixture

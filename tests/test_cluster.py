@@ -26,7 +26,7 @@ from skimage import data
 
 from augu_api.client import Client
 from augu_api.detection import Detector
-from tests.conftest import BIN, OBJECTS, ROOT, Serve, Server, free_port, png_of, wait_until
+from tests.conftest import BIN, LOOPBACK, OBJECTS, ROOT, Serve, Server, free_port, png_of, wait_until
 
 METRICS_TOKEN = "a metrics token of 32 characters"
 Nginx = Callable[[int], int]
@@ -46,10 +46,16 @@ class Reply:
 
 
 def call(
-    port: int, path: str, body: bytes | None = None, token: str = "", source: str = "127.0.0.1", **headers: str
+    port: int,
+    path: str,
+    body: bytes | None = None,
+    token: str = "",
+    source: str = "",
+    address: str = LOOPBACK,
+    **headers: str,
 ) -> Reply:
-    """Make a request to a local port, from another local address if one is given."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120, source_address=(source, 0))
+    """Make a request to a port, of this machine if no address is given; from another local address if one is given."""
+    connection = http.client.HTTPConnection(address, port, timeout=120, source_address=(source, 0))
     if token:
         headers["Authorization"] = f"Bearer {token}"
     try:

@@ -131,8 +131,7 @@ def own_postgres() -> Iterator[Postgres]:
     """A PostgreSQL of the test's own."""
     server = Postgres.made()
     yield server
-    server.stop()
-    shutil.rmtree(server.folder)
+    server.remove()
 
 
 def survives(server: Server, stop: Callable[[], None], start: Callable[[], None]) -> None:

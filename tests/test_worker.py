@@ -3,6 +3,8 @@
 import base64
 import http.client
 import json
+import os
+import signal
 import socket
 import time
 from collections.abc import Iterator
@@ -125,3 +127,23 @@ def test_who_goes_away_costs_nothing(server: Server) -> None:
     wait_until(lambda: sockets(worker) <= before)
     wait_until(lambda: call(server.port, OBJECTS, body, token).status == 200)  # whole ones are seen to first
     assert server.workers == [worker]
+
+
+def test_who_waits_when_it_stops_is_answered(serve: Serve) -> None:
+    """Clients who have connected when a server is told to stop are answered, and none is reset; later ones are refused.
+
+    A proxy may then send those who were refused elsewhere. It may not send a POST twice that a host might have read.
+    """
+    server = serve(WEB_CONCURRENCY="1")
+    token, body, [worker] = add(server, coefficient=1000), photo("chelsea"), server.workers
+    os.kill(worker, signal.SIGSTOP)  # so that they wait
+    waiting = [http.client.HTTPConnection("127.0.0.1", server.port, timeout=60) for _ in range(6)]
+    for connection in waiting:
+        connection.request("POST", OBJECTS, body, {"Authorization": f"Bearer {token}"})
+    server.process.send_signal(signal.SIGTERM)
+    wait_until(lambda: "Handling signal: term" in server.log.read_text())
+    os.kill(worker, signal.SIGCONT)
+    assert [connection.getresponse().status for connection in waiting] == [200] * 6
+    assert server.process.wait(60) == 0
+    with pytest.raises(ConnectionRefusedError):
+        call(server.port, "/health/live")

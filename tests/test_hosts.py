@@ -1,0 +1,282 @@
+"""Two application hosts behind one nginx: network namespaces on a bridge that nothing else can reach."""
+
+import json
+import os
+import shutil
+import subprocess
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from itertools import cycle, islice
+from threading import Event
+
+import pytest
+
+from augu_api.config import Settings
+from augu_api.extensions import KEY
+from tests.conftest import (
+    OBJECTS,
+    MakeApp,
+    Postgres,
+    Redis,
+    Server,
+    add_user_to,
+    fronting,
+    missing,
+    serving,
+    wait_until,
+)
+from tests.test_cluster import Reply, add, call
+
+PORT = 8000
+LIMIT = 60_000  # requests a minute of a user who may ask all the time
+
+
+def ip(*arguments: str) -> None:
+    subprocess.run(["ip", *arguments], check=True)
+
+
+@dataclass
+class Host:
+    """A machine of its own, as far as the network goes: a namespace with one link to the bridge."""
+
+    name: str
+    address: str
+
+    @property
+    def within(self) -> tuple[str, ...]:
+        return ("ip", "netns", "exec", self.name)
+
+    def link(self, state: str) -> None:
+        """Let packets be lost while it is `down`."""
+        ip("link", "set", self.name, state)
+
+
+@dataclass
+class Network:
+    """The bridge's own address, and the hosts on it."""
+
+    address: str
+    hosts: list[Host]
+
+
+def new_bridge() -> int:
+    """The number of a bridge that nobody else has."""
+    if shutil.which("ip") is None or os.geteuid() != 0:
+        missing("iproute2, or root's right to make networks,")
+    for number in range(1, 255):
+        command = ["ip", "link", "add", f"augu{number}", "type", "bridge"]
+        if subprocess.run(command, stderr=subprocess.DEVNULL, check=False).returncode == 0:
+            return number
+    missing("the right to make networks")
+    raise AssertionError
+
+
+@pytest.fixture(scope="module")
+def network() -> Iterator[Network]:
+    """Two hosts on a bridge."""
+    with ExitStack() as closing:
+        number = new_bridge()
+        bridge, hosts = f"augu{number}", [Host(f"augu{number}h{n}", f"10.203.{number}.{n}") for n in (11, 12)]
+        closing.callback(ip, "link", "del", bridge)
+        ip("addr", "add", f"10.203.{number}.1/24", "dev", bridge)
+        ip("link", "set", bridge, "up")
+        for host in hosts:
+            ip("netns", "add", host.name)
+            closing.callback(ip, "netns", "del", host.name)
+            ip("link", "add", host.name, "type", "veth", "peer", "name", "eth0", "netns", host.name)
+            ip("link", "set", host.name, "master", bridge, "up")
+            ip("-n", host.name, "addr", "add", f"{host.address}/24", "dev", "eth0")
+            for device in ("lo", "eth0"):
+                ip("-n", host.name, "link", "set", device, "up")
+        yield Network(f"10.203.{number}.1", hosts)
+
+
+@pytest.fixture(scope="module")
+def database(network: Network) -> Iterator[Postgres]:
+    """A PostgreSQL that the hosts reach."""
+    server = Postgres.made(network.address)
+    yield server
+    server.remove()
+
+
+@dataclass
+class Installation:
+    """Both hosts' servers, and the port that nginx listens on in front of them."""
+
+    hosts: list[Host]
+    servers: list[Server]
+    start: Callable[[Host], Server]
+    port: int
+
+    def restart(self, n: int) -> None:
+        """Stop a host's server and start it again."""
+        self.servers[n].stop()
+        self.servers[n] = self.start(self.hosts[n])
+
+
+@pytest.fixture(scope="module")
+def installation(
+    network: Network, database: Postgres, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Iterator[Installation]:
+    """Both hosts and nginx, which waits 6 s for an answer so that a test need not wait for 60; they count as asked."""
+    folder = tmp_path_factory.mktemp("hosts")
+    shared = {
+        "AUGU_SECRET_KEY": "the secret of both hosts, 32 characters",
+        "DATABASE_URL": database.emptied(),
+        "WEB_CONCURRENCY": "2",
+    }
+    with ExitStack() as closing:
+        if request.param == "redis":
+            redis = Redis(folder, network.address)
+            redis.start()
+            closing.callback(redis.stop)
+            shared["AUGU_RATELIMIT_STORAGE"] = redis.url
+        serve = closing.enter_context(serving(folder))
+        for host in network.hosts:
+            closing.callback(host.link, "up")  # a server that is to stop may still be asking the database
+
+        def start(host: Host) -> Server:
+            return serve(host.address, PORT, host.within, AUGU_DATA_DIR=str(folder / host.name), **shared)
+
+        servers = [start(host) for host in network.hosts]
+        front = closing.enter_context(fronting(folder))
+        port = front(*(f"{host.address}:{PORT}" for host in network.hosts), patience="6s")
+        yield Installation(network.hosts, servers, start, port)
+
+
+on_each = pytest.mark.parametrize("installation", ["postgresql", "redis"], indirect=True)
+on_redis = pytest.mark.parametrize("installation", ["redis"], indirect=True)
+
+
+def served(server: Server) -> int:
+    """How many requests a host has logged with a user's name."""
+    lines = [line for line in server.log.read_text().splitlines() if line.startswith("{")]
+    return sum(json.loads(line).get("user") is not None for line in lines)
+
+
+def served_since(installation: Installation, before: list[int]) -> list[int]:
+    return [served(server) - was for server, was in zip(installation.servers, before, strict=True)]
+
+
+def users(installation: Installation, make_app: MakeApp) -> list[str]:
+    """The tokens of eight new users."""
+    service = make_app(Settings.from_env(installation.servers[0].env)).extensions[KEY]
+    names = [uuid.uuid4().hex for _ in range(8)]
+    return [add_user_to(service, name, coefficient=LIMIT / 60).removeprefix("Bearer ") for name in names]
+
+
+@contextmanager
+def asking(port: int, tokens: list[str], body: bytes) -> Iterator[list[list[Reply]]]:
+    """Clients that ask all the time, one as each user; what each has got, oldest first."""
+    done, replies = Event(), [list[Reply]() for _ in tokens]
+
+    def ask(token: str, got: list[Reply]) -> None:
+        for path, sent in islice(cycle([("/session", None), (OBJECTS, body)]), 20_000):
+            if done.is_set():
+                return
+            got.append(call(port, path, sent, token))
+
+    with ThreadPoolExecutor(len(tokens)) as pool:
+        clients = [pool.submit(ask, token, got) for token, got in zip(tokens, replies, strict=True)]
+        try:
+            yield replies
+        finally:
+            done.set()
+    for client in clients:
+        client.result()
+
+
+def counted_exactly(replies: list[Reply]) -> bool:
+    """Whether a user's count is that of the requests that got an answer, and of no more than the rest beside them.
+
+    `replies` are all of a user who asks one at a time. A request that nginx answers with 503 may have been counted.
+    """
+    answered, unanswered, last = 0, 0, LIMIT
+    for reply in replies:
+        if reply.status == 503:
+            unanswered += 1
+            continue
+        left = int(reply.headers["X-Ratelimit-Remaining"])
+        answered = answered + 1 if left < last else int(left < LIMIT)  # else a new window has begun
+        last = left
+        if not answered <= LIMIT - left <= answered + unanswered:
+            return False
+    return True
+
+
+def each_has(number: int, replies: list[list[Reply]], since: list[int]) -> bool:
+    """Whether each client got so many replies with 200 since it had got some."""
+    return all(
+        sum(reply.status == 200 for reply in got[begin:]) >= number for got, begin in zip(replies, since, strict=True)
+    )
+
+
+@on_each
+def test_the_quota_is_exact_across_hosts(installation: Installation) -> None:
+    """Of 88 requests that many clients make as one user to both hosts, 48 pass; each host answers some."""
+    token, before = add(installation.servers[0]), [served(server) for server in installation.servers]
+    with ThreadPoolExecutor(16) as clients:
+        replies = list(clients.map(lambda _: call(installation.port, "/session", token=token), range(88)))
+    assert Counter(reply.status for reply in replies) == {200: 48, 429: 40}
+    shares = served_since(installation, before)
+    assert sum(shares) == 88
+    assert min(shares) > 0
+
+
+@on_each
+def test_a_host_that_is_cut_off(installation: Installation, make_app: MakeApp, photo: str) -> None:
+    """Who asks a host whose packets are lost gets 503, then is served by the other; all counts stay right.
+
+    When its link is up again it serves again.
+    """
+    cut, server = installation.hosts[0], installation.servers[0]
+    tokens, before = users(installation, make_app), [served(each) for each in installation.servers]
+    with asking(installation.port, tokens, photo.encode()) as replies:
+        wait_until(lambda: min(served_since(installation, before)) >= 40)
+        since = [len(got) for got in replies]
+        cut.link("down")
+        wait_until(lambda: each_has(4, replies, since))
+        seen = served(server)
+        cut.link("up")
+        wait_until(lambda: served(server) >= seen + 40)
+    print(Counter(reply.status for got in replies for reply in got))  # noqa: T201 - pytest -s shows it
+    for reply in (reply for got in replies for reply in got if reply.status != 200):
+        assert (reply.status, reply.headers["Retry-After"]) == (503, "1")
+        assert reply.json["message"] == "The service cannot answer right now. Please try again later."
+    assert [counted_exactly(got) for got in replies] == [True] * 8
+
+
+@on_redis
+def test_a_rolling_restart(installation: Installation, make_app: MakeApp, photo: str) -> None:
+    """Hosts restarted one after the other cost nobody a request, and no count is lost or doubled."""
+    tokens = users(installation, make_app)
+    with asking(installation.port, tokens, photo.encode()) as replies:
+        for n in (0, 1, 0):
+            before = [served(server) for server in installation.servers]
+            installation.restart(n)
+            wait_until(lambda: min(served_since(installation, before)) >= 40)  # noqa: B023 - it is done with at once
+    print(Counter(reply.status for got in replies for reply in got))  # noqa: T201 - pytest -s shows it
+    assert {reply.status for got in replies for reply in got} == {200}
+    assert [counted_exactly(got) for got in replies] == [True] * 8
+
+
+@on_redis
+def test_a_token_is_dead_and_a_user_banned_on_both_hosts(installation: Installation) -> None:
+    """What one host is told holds on the other with the next request."""
+    first, second = installation.servers
+
+    def statuses(token: str) -> list[int]:
+        return [call(PORT, "/session", token=token, address=each.address).status for each in (first, second)]
+
+    old = add(first, "bob")
+    assert statuses(old) == [200, 200]
+    new = first.run("tokens", "regenerate", "bob").strip()
+    assert (statuses(old), statuses(new)) == ([401, 401], [200, 200])
+    second.run("users", "ban", "bob")
+    assert statuses(new) == [403, 403]
+    first.run("users", "unban", "bob")
+    assert statuses(new) == [200, 200]
