@@ -28,9 +28,7 @@ graceful_timeout = 30
 keepalive = 30  # for bots that keep a connection
 control_socket_disable = True  # one path for all servers of a user
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8  # malloc.h of glibc; other systems have no mallopt
-with suppress(
-    AttributeError
-):  # one place for all threads, which keeps what photos need and gives back what large ones do
+with suppress(AttributeError):  # threads share what photos need, and what a large one took goes back to the system
     mallopt = ctypes.CDLL(None).mallopt
     mallopt(M_ARENA_MAX, 1)
     mallopt(M_MMAP_THRESHOLD, 2**22)

@@ -8,6 +8,7 @@ from urllib.parse import parse_qsl
 
 import flask
 from marshmallow import ValidationError
+from werkzeug.utils import cached_property
 
 MAX_BODY = 8 * 1024 * 1024  # 5 MB as base64 are 6.7, its line breaks and escapes come on top
 MAX_FIELDS = 100
@@ -17,6 +18,12 @@ FORM = re.compile(rb"(^|&)data=")
 
 class Request(flask.Request):
     """A request whose bodies stay in memory: no part of an image is written to disk."""
+
+    @cached_property
+    def stream(self) -> IO[bytes]:
+        """The body, read at once if its length is known: gunicorn copies the rest for each of werkzeug's 64 KB."""
+        stream: IO[bytes] = super().stream
+        return BytesIO(stream.read(self.content_length)) if self.content_length else stream
 
     @property
     def want_form_data_parsed(self) -> bool:

@@ -16,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from isal import isal_zlib
 from isal.igzip_lib import IsalError
+from kornia_rs.io import decode_image_png_u8
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -23,11 +24,11 @@ MAX_BYTES = 5 * 1024 * 1024
 MAX_CHUNKS = 100_000
 INFLATED = 1 << 24  # bytes at a time: large pieces of memory go back to the system, small ones stay with the process
 MAX_STORED = 0xFFFF  # bytes in one stored block
-NO_CHECKSUM = bytes(4)  # Pillow does not look at those of the pixels, and ours were verified
 END = b"\0\0\0\0IEND\xae\x42\x60\x82"
 PIXEL_CHUNKS = frozenset((b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"))
 UNIQUE = {b"IHDR": "header", b"PLTE": "palette", b"tRNS": "transparency"}
 CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by colour type
+WHOLE_BYTES = {0: ("mono", "L"), 2: ("rgb", "RGB"), 6: ("rgba", "RGBA")}  # by colour type: kornia-rs's name, Pillow's
 DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}
 ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
 Image.MAX_IMAGE_PIXELS = None  # the caller's `max_pixels` is the bound, however large
@@ -76,14 +77,11 @@ def decode(data: bytes, max_pixels: int) -> Image.Image:
     """
     header = _header(data, max_pixels)
     chunks = list(_chunks(data))
-    _check_order(header, [kind for kind, _ in chunks])
+    kinds = [kind for kind, _ in chunks]
+    _check_order(header, kinds)
     pixels = _inflated(header, chunks)
-    try:
-        with Image.open(BytesIO(pixels), formats=["PNG"]) as image:
-            image.load()
-            return _to_rgb(image, header)
-    except (OSError, ValueError, SyntaxError, struct.error, IndexError) as error:
-        raise ImageRejected("Corrupt PNG image.") from error
+    quick = header.depth == 8 and header.colour in WHOLE_BYTES and b"tRNS" not in kinds
+    return (quick and _quickly(pixels, header)) or _by_pillow(pixels, header)
 
 
 def decode_upright(data: bytes, max_pixels: int, *, trusted: bool = False) -> Image.Image:
@@ -167,15 +165,17 @@ def _check_order(header: Header, kinds: list[bytes]) -> None:
 def _inflated(header: Header, chunks: list[tuple[bytes, memoryview]]) -> bytes:
     """The same PNG with nothing but its pixels, uncompressed.
 
-    Pillow shows missing rows as black, so the bytes must be counted; ISA-L inflates them in half of Pillow's time.
+    Decoders may show missing rows as black, so the bytes must be counted; ISA-L inflates them in half of Pillow's time.
     """
     before = [raw for kind, raw in chunks if kind in (b"IHDR", b"PLTE", b"tRNS")]
     try:
         blocks = list(_stored(header.size, (raw[8:-4] for kind, raw in chunks if kind == b"IDAT")))
     except IsalError as error:  # type: ignore[misc]  # the library types it as an instance
         raise ImageRejected("Corrupt PNG image: its pixels cannot be decompressed.") from error
-    length = sum(map(len, blocks))
-    return b"".join([SIGNATURE, *before, struct.pack(">I", length), b"IDAT", *blocks, NO_CHECKSUM, END])
+    length, checksum = sum(map(len, blocks)), isal_zlib.crc32(b"IDAT")
+    for block in blocks:
+        checksum = isal_zlib.crc32(block, checksum)
+    return b"".join([SIGNATURE, *before, struct.pack(">I", length), b"IDAT", *blocks, checksum.to_bytes(4), END])
 
 
 def _stored(size: int, compressed: Iterable[memoryview]) -> Iterator[bytes | memoryview]:
@@ -195,6 +195,28 @@ def _stored(size: int, compressed: Iterable[memoryview]) -> Iterator[bytes | mem
         raise ImageRejected("Truncated PNG image: rows are missing.")
     yield struct.pack("<?HH", True, 0, 0xFFFF)
     yield struct.pack(">I", checksum)
+
+
+def _quickly(pixels: bytes, header: Header) -> Image.Image | None:
+    """An image of whole bytes without palette or transparent colour; None if its filters are wrong.
+
+    The png crate, in memory-safe Rust, takes a quarter of the time that Pillow takes to undo them.
+    """
+    theirs, mode = WHOLE_BYTES[header.colour]
+    try:
+        samples = decode_image_png_u8(pixels, (header.height, header.width), theirs)
+    except Exception:  # it has no narrower one
+        return None
+    return _on_white(Image.frombuffer(mode, (header.width, header.height), samples, "raw", mode, 0, 1))
+
+
+def _by_pillow(pixels: bytes, header: Header) -> Image.Image:
+    try:
+        with Image.open(BytesIO(pixels), formats=["PNG"]) as image:
+            image.load()
+            return _to_rgb(image, header)
+    except (OSError, ValueError, SyntaxError, struct.error, IndexError) as error:
+        raise ImageRejected("Corrupt PNG image.") from error
 
 
 def _to_rgb(image: Image.Image, header: Header) -> Image.Image:

@@ -14,7 +14,6 @@ from augu_api.metrics import observe
 from augu_api.schemas import ImageObjects, ObjectsQuery, ObjectsRequest
 
 JSON, PNG = "application/json", "image/png"
-REPLY = ImageObjects()  # a schema copies its fields each time it is made
 images = Blueprint("images", __name__, url_prefix="/images/classify/objects")
 
 
@@ -34,7 +33,7 @@ def objects() -> Response:
     if picture:
         response = Response(picture, mimetype=PNG)
     else:
-        response = success(REPLY.dump({"objects": found, "took": round(turn.milliseconds)}))
+        response = success(ImageObjects().dump({"objects": found, "took": round(turn.milliseconds)}))
     response.vary.add("Accept")
     return response
 

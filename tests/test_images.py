@@ -106,6 +106,24 @@ def off(data: bytes, expected: list[list[RGB]]) -> int:
     )
 
 
+def filtered(raw: bytes, stride: int, step: int, kinds: list[int]) -> bytes:
+    """Rows of `stride` bytes under the filter types in turn; a sample is `step` bytes from the one to its left."""
+    packed, above = bytearray(), bytes(stride)
+    for number, at in enumerate(range(0, len(raw), stride + 1)):
+        row, kind = raw[at + 1 : at + 1 + stride], kinds[number % len(kinds)]
+        left, corner = bytes(step) + row[:-step], bytes(step) + above[:-step]
+        guesses = [prediction(kind, *around) for around in zip(left, above, corner, strict=False)]
+        packed += bytes([kind, *((sample - guess) % 256 for sample, guess in zip(row, guesses, strict=True))])
+        above = row
+    return bytes(packed)
+
+
+def prediction(kind: int, left: int, above: int, corner: int) -> int:
+    """What a filter type (section 9.2) expects of a sample; for Paeth's, 4, the closest to left + above - corner."""
+    near = min((left, above, corner), key=lambda value: abs(left + above - corner - value))
+    return (0, left, above, (left + above) // 2, near)[kind]
+
+
 # --- what is accepted
 
 
@@ -120,6 +138,20 @@ def test_every_kind_of_pixels_is_shown(colour: int, depth: int, interlaced: bool
     expected = [[seen(samples, colour, depth) for samples in row] for row in rows]
     exact = depth <= 8 and colour in (GREY, RGB_COLOUR, INDEXED)
     assert off(encode(rows, colour, depth, interlaced), expected) <= (0 if exact else 1)
+
+
+@given(
+    st.sampled_from(KINDS), st.lists(st.integers(0, 4), min_size=1, max_size=9), st.integers(1, 20), st.integers(0, 99)
+)
+def test_rows_are_filtered(kind: tuple[int, int], filters: list[int], width: int, seed: int) -> None:
+    """The pixels do not depend on how the rows are filtered, for any filters and any kind of pixels."""
+    colour, depth = kind
+    rows = noise(colour, depth, width, 9, seed)
+    bits = depth * CHANNELS[colour]
+    packed = filtered(scanlines(rows, depth), -(-width * bits // 8), max(1, bits // 8), filters)
+    palette = plte(PALETTE[: 2**depth]) if colour == INDEXED else b""
+    file = png(ihdr(width, 9, depth, colour), palette, chunk(b"IDAT", zlib.compress(packed)), END)
+    assert shown(file) == shown(encode(rows, colour, depth))
 
 
 @pytest.mark.parametrize(("width", "height"), [(1, 1), (1, 7), (7, 1), (2, 3), (5, 8), (9, 1)])

@@ -213,6 +213,18 @@ def test_cap(counted: Flask, cap: int) -> None:
     assert outcomes(quotas, User(id=2, coefficient=1), 1) == [True]
 
 
+def test_counting_tells_what_is_left(counted: Flask) -> None:
+    """The window after a request is known from counting it, and from the refusal as well."""
+    quotas, user = counted.extensions[KEY].quotas, User(id=1, coefficient=2 / 60)
+    told = [quotas.count(user), quotas.count(user)]
+    with pytest.raises(QuotaExceeded) as refusal:
+        quotas.count(user)
+    told.append(refusal.value.quota)
+    assert [(quota.limit, quota.remaining) for quota in told] == [(2, 1), (2, 0), (2, 0)]
+    for quota in told:
+        assert quota.ends == pytest.approx(quotas.left(user).ends, abs=1.5)  # Redis tells whole seconds
+
+
 def let_through(place: Place) -> int:
     quotas = place.app().extensions[KEY].quotas
     return sum(outcomes(quotas, User(id=1, coefficient=0.8), 11))
