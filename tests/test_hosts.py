@@ -191,19 +191,20 @@ def asking(port: int, tokens: list[str], body: bytes) -> Iterator[list[list[Repl
 
 
 def counted_exactly(replies: list[Reply]) -> bool:
-    """Whether a user's count is that of the requests that got an answer, and of no more than the rest beside them.
+    """Whether a user's count is that of the requests whose reply tells it, and of no more than the rest beside them.
 
-    `replies` are all of a user who asks one at a time. A request that nginx answers with 503 may have been counted.
+    `replies` are all of a user who asks one at a time. A request that nginx answers with 503 may have been counted. A
+    host that has lost Redis in the middle of a request answers without telling what is left.
     """
-    answered, unanswered, last = 0, 0, LIMIT
+    told, untold, last = 0, 0, LIMIT
     for reply in replies:
-        if reply.status == 503:
-            unanswered += 1
+        if reply.headers["X-Ratelimit-Remaining"] is None:
+            untold += 1
             continue
         left = int(reply.headers["X-Ratelimit-Remaining"])
-        answered = answered + 1 if left < last else int(left < LIMIT)  # else a new window has begun
+        told = told + 1 if left < last else int(left < LIMIT)  # else a new window has begun
         last = left
-        if not answered <= LIMIT - left <= answered + unanswered:
+        if not told <= LIMIT - left <= told + untold:
             return False
     return True
 
