@@ -1,7 +1,6 @@
 """How many requests a user may make, and the ban for those who go on asking."""
 
 import math
-import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,8 +19,6 @@ from augu_api.database import one_statement
 from augu_api.models import Count, User
 
 REFUSALS = 50
-REDIS = re.compile("redis|valkey")
-PATIENCE = {"socket_timeout": 5.0, "socket_connect_timeout": 5.0}  # seconds
 COUNT = text("""
     INSERT INTO counts (key, count, expires_at) VALUES (:key, :amount, :now + :expiry)
     ON CONFLICT (key) DO UPDATE SET
@@ -127,7 +124,7 @@ class Quotas:
 def _shared(url: str) -> StorageTypes:
     """A storage of the limits library. Raises SettingsError, which does not show the URL: its password is in it."""
     try:
-        return storage_from_string(url, wrap_exceptions=True, **(PATIENCE if REDIS.match(url) else {}))
+        return storage_from_string(url, wrap_exceptions=True)
     except ConfigurationError:
         raise SettingsError(
             "AUGU_RATELIMIT_STORAGE: the limits library does not know this scheme or needs another package for it"
