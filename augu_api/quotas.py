@@ -1,7 +1,6 @@
 """How many requests a user may make, and the ban for those who go on asking."""
 
 import math
-import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,8 +21,6 @@ from augu_api.models import Count, User
 
 WINDOW = 60  # seconds
 REFUSALS = 50
-REDIS = re.compile("redis|valkey")
-PATIENCE = {"socket_timeout": 5.0, "socket_connect_timeout": 5.0}  # seconds
 COUNT = text("""
     INSERT INTO counts (key, count, expires_at) VALUES (:key, :amount, :now + :expiry)
     ON CONFLICT (key) DO UPDATE SET
@@ -160,7 +157,7 @@ def _key(user: User) -> str:
 def _shared(url: str) -> Storage:
     """A storage of the limits library. Raises SettingsError, which does not show the URL: its password is in it."""
     try:
-        shared = storage_from_string(url, wrap_exceptions=True, **(PATIENCE if REDIS.match(url) else {}))
+        shared = storage_from_string(url, wrap_exceptions=True)
     except ConfigurationError:
         raise SettingsError(
             "AUGU_RATELIMIT_STORAGE: the limits library does not know this scheme or needs another package for it"

@@ -169,6 +169,16 @@ def test_gates_are_shut(everything: Flask) -> None:
 # --- headers
 
 
+def test_the_headers() -> None:
+    """What browsers are told of every reply that is not a page."""
+    assert HEADERS == {
+        "Cache-Control": "no-store",
+        "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+        "Referrer-Policy": "no-referrer",
+        "X-Content-Type-Options": "nosniff",
+    }
+
+
 def test_every_reply_is_protected(everything: Flask, photo: str) -> None:
     """Each route's reply and each failure says that it is not to be kept, guessed at, framed or run."""
     service, client = everything.extensions[KEY], everything.test_client()

@@ -283,9 +283,10 @@ def test_accuracy(serve: Serve, bundled: Detector, dev_photos: Path, engine: str
     assert itself >= 0.29
 
 
-def test_workers_share_connections_fairly(serve: Serve) -> None:
+def test_workers_share_connections_fairly(serve: Serve, tmp_path: Path) -> None:
     """Of ten connections opened at once each worker takes about half, so that no core is left without work."""
-    server = serve(WEB_CONCURRENCY="2")
+    server = serve(WEB_CONCURRENCY="2", TMPDIR=str(tmp_path))
+    wait_for_all(server, tmp_path, 2)
     differences = []
     for _ in range(4):
         wait_until(lambda: len({sockets(pid) for pid in server.workers}) == 1)  # nobody is connected
