@@ -205,7 +205,9 @@ def _quickly(pixels: bytes, header: Header) -> Image.Image | None:
     theirs, mode = WHOLE_BYTES[header.colour]
     try:
         samples = decode_image_png_u8(pixels, (header.height, header.width), theirs)
-    except Exception:  # it has no narrower one
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException:  # it has no narrower one, and a panic of Rust is no Exception
         return None
     return _on_white(Image.frombuffer(mode, (header.width, header.height), samples, "raw", mode, 0, 1))
 
