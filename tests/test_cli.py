@@ -23,7 +23,7 @@ from augu_api.config import Settings
 from augu_api.detection import Detection, ModelUnavailable
 from augu_api.detection.catalogue import PUBLISHED, Model, find
 from augu_api.detection.pull import BLOCK, pull
-from augu_api.drawing import annotate, colour_of
+from augu_api.drawing import annotate, colour_of, ink_on
 from tests.conftest import BIN, free_port
 
 Run = Callable[..., Result]
@@ -434,3 +434,19 @@ def test_tiny_photo(size: tuple[int, int]) -> None:
     """A photo too small for a label is drawn on all the same."""
     width, height = size
     assert annotate(Image.new("RGB", size), [Detection("cat", (0, 0, width, height), 0.9)]).size == size
+
+
+def luminance(colour: tuple[int, int, int]) -> float:
+    """Of WCAG 2.2, from 0 for black to 1 for white."""
+    linear = [
+        c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in (channel / 255 for channel in colour)
+    ]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+@given(st.text(max_size=30))
+def test_a_label_can_be_read(name: str) -> None:
+    """Whatever its name, a label has a contrast of at least 4.5 to 1 (WCAG 2.2, 1.4.3)."""
+    ink = {"black": 0.0, "white": 1.0}[ink_on(colour_of(name))]
+    dark, light = sorted([ink, luminance(colour_of(name))])
+    assert (light + 0.05) / (dark + 0.05) >= 4.5
