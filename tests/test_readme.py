@@ -20,7 +20,7 @@ import requests
 from PIL import Image
 
 from augu_api.config import ROOT
-from tests.conftest import BIN, OBJECTS, Serve, Server, answers, free_port, missing, wait_until
+from tests.conftest import BIN, OBJECTS, Postgres, Serve, Server, answers, free_port, missing, wait_until
 from tests.readme import README, Command, commands, with_settings
 
 RUNS = {"augu-api", "createdb", "curl"}
@@ -53,7 +53,8 @@ ELSEWHERE = {
     "AUGU_METRICS_TOKEN=": "serves until it is stopped; test_monitoring starts it",
     "prometheus ": "serves until it is stopped; test_monitoring starts it",
 }
-COMMANDS = list(commands(README.read_text()))
+PROGRAMS = re.compile(r"^## From your program\n.*?(?=^## )", re.DOTALL | re.MULTILINE)  # test_examples runs them
+COMMANDS = list(commands(PROGRAMS.sub("", README.read_text())))
 
 
 def program(command: Command) -> str:
@@ -149,10 +150,10 @@ def shape(text: str) -> str:
     return re.sub(r"\s", "", re.sub(r"[0-9]+(\.[0-9]+)?", "0", text))
 
 
-def test_commands(site: Site, postgres_server: str, redis: str) -> None:
+def test_commands(site: Site, postgres_server: Postgres, redis: str) -> None:
     """The commands work as they stand, in their order, and those whose reply is shown give it."""
-    subprocess.run(["dropdb", "--if-exists", f"--maintenance-db={postgres_server}", "augu"], check=True)
-    with_postgresql(site, postgres_server.replace("/postgres", "/augu"))
+    subprocess.run(["dropdb", "--if-exists", f"--maintenance-db={postgres_server.url}", "augu"], check=True)
+    with_postgresql(site, postgres_server.url.replace("/postgres", "/augu"))
     del site.server.env["DATABASE_URL"]
     site.replaced["redis://localhost:6379"] = redis
     for command in COMMANDS:
