@@ -21,7 +21,7 @@ from augu_api.detection import ModelUnavailable
 from augu_api.envelope import failure
 from augu_api.headers import HEADERS
 
-DELAY = 0.001  # seconds for each open connection
+DELAY = 0.0003  # seconds for each open connection
 STATUSES = {errors.LimitRequestLine: 414, errors.LimitRequestHeaders: 431, errors.UnsupportedTransferCoding: 501}
 
 
