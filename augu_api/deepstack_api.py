@@ -12,7 +12,7 @@ from augu_api.flags import Flag
 from augu_api.metrics import observe
 from augu_api.schemas import DeepStackFailure, DeepStackReply, DeepStackRequest
 
-MAX_PARTS = 20
+MAX_PARTS = 8  # its clients send three
 MAX_TEXT = 128 * 1024  # for the headers or the text of a part
 deepstack = Blueprint("deepstack", __name__, url_prefix="/v1/vision")
 
