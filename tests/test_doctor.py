@@ -36,7 +36,7 @@ def folder(tmp_path: Path) -> Path:
 @pytest.fixture
 def examine(folder: Path) -> Examine:
     """Run the command: `examine("--json", AUGU_QUEUE="1")`; what else is set means the tests, not the service."""
-    clean = dict.fromkeys((name for name in os.environ if name.startswith("AUGU_")))
+    clean = dict.fromkeys(name for name in os.environ if name.startswith("AUGU_"))
     return lambda *options, **env: CliRunner().invoke(
         main, ["doctor", *options], env=clean | {"AUGU_DATA_DIR": str(folder)} | env
     )
