@@ -167,7 +167,7 @@ def _inflated(header: Header, chunks: list[tuple[bytes, memoryview]]) -> bytes:
 
     Decoders may show missing rows as black, so the bytes must be counted; ISA-L inflates them in half of Pillow's time.
     """
-    before = [raw for kind, raw in chunks if kind in (b"IHDR", b"PLTE", b"tRNS")]
+    before = [raw for kind, raw in chunks if kind in UNIQUE]
     try:
         blocks = list(_stored(header.size, (raw[8:-4] for kind, raw in chunks if kind == b"IDAT")))
     except IsalError as error:  # type: ignore[misc]  # the library types it as an instance

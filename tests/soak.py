@@ -17,7 +17,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from itertools import pairwise
 from multiprocessing import get_context
@@ -25,7 +25,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import psutil
-import psycopg
 from tabulate import tabulate
 
 from tests.conftest import OBJECTS, Postgres, Server, fronting, serving, wait_until
@@ -307,11 +306,12 @@ def worst(outcomes: list[str]) -> str:
 def main() -> None:
     """Start everything, let it be used and abused, and tell."""
     seconds = float(sys.argv[1]) * 60
-    database = Postgres.made()
-    with psycopg.connect(database.url, autocommit=True) as connection:
-        connection.execute("CREATE DATABASE augu")
-    with tempfile.TemporaryDirectory() as name, serving(Path(name)) as start, fronting(Path(name)) as front:
-        server = start(DATABASE_URL=database.url.replace("/postgres", "/augu"))
+    with ExitStack() as closing:
+        database = Postgres.made()
+        closing.callback(database.remove)
+        folder = Path(closing.enter_context(tempfile.TemporaryDirectory()))
+        front = closing.enter_context(fronting(folder))
+        server = closing.enter_context(serving(folder))(DATABASE_URL=database.emptied())
         installation = Installation(server, front(server.port), database)
         users = [add(server, f"user{n}", 1000) for n in range(7)]
         counter = add(server, "counter", LIMIT / 60)
@@ -324,7 +324,6 @@ def main() -> None:
             counted = pool.submit(repeated, installation.port, "/session", 0.05, until, None, counter)
             held = go_on(installation, seconds)
             found = list(rows(installation, load.result(), health.result(), counted.result(), held))
-    database.stop()
     print(tabulate(found, ["what was done", "how often", "what came of it"], tablefmt="github"))
     sys.exit(any("BROKEN" in outcome for _, _, outcome in found))
 
