@@ -1,4 +1,4 @@
-"""What schemathesis cannot know: what a photo is, and that a form's field is text. Only its own process reads this."""
+"""What schemathesis cannot know: what a photo is, and what becomes of a form. Only its own process reads this."""
 
 import base64
 from typing import Any
@@ -6,6 +6,7 @@ from typing import Any
 import schemathesis
 from hypothesis import strategies as st
 
+from augu_api.deepstack_api import MAX_PARTS
 from augu_api.examples import SIGN
 
 PNG = base64.b64decode(SIGN)
@@ -16,7 +17,11 @@ schemathesis.openapi.media_type("image/png", st.just(PNG))
 
 @schemathesis.hook
 def filter_body(_: schemathesis.HookContext, body: Any) -> bool:
-    """A form turns null and numbers into text, an empty list into nothing: what it sends is then no longer wrong."""
+    """A form turns null and numbers into text, an empty list into nothing, and a list into as many parts.
+
+    What it sends is then no longer wrong, or too much.
+    """
     if not isinstance(body, dict):
         return True
-    return isinstance(body.get("api_key", ""), str) and not isinstance(body.get("min_confidence"), list)
+    parts = sum(len(value) if isinstance(value, list) else 1 for value in body.values())
+    return parts <= MAX_PARTS and isinstance(body.get("api_key", ""), str) and not isinstance(body.get("min_confidence"), list)
