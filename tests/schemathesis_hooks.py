@@ -24,4 +24,8 @@ def filter_body(_: schemathesis.HookContext, body: Any) -> bool:
     if not isinstance(body, dict):
         return True
     parts = sum(len(value) if isinstance(value, list) else 1 for value in body.values())
-    return parts <= MAX_PARTS and isinstance(body.get("api_key", ""), str) and not isinstance(body.get("min_confidence"), list)
+    return (
+        parts <= MAX_PARTS
+        and isinstance(body.get("api_key", ""), str)
+        and not isinstance(body.get("min_confidence"), list)
+    )

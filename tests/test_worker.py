@@ -129,6 +129,16 @@ def test_who_goes_away_costs_nothing(server: Server) -> None:
     assert server.workers == [worker]
 
 
+def test_a_reply_is_one_packet(server: Server) -> None:
+    """What a client reads first is all of a reply: a host cut off in the middle of it leaves none that is cut in two."""
+    with socket.create_connection(("127.0.0.1", server.port), timeout=30) as client:
+        for _ in range(50):
+            client.sendall(b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            reply, _, body = client.recv(65536).partition(b"\r\n\r\n")
+            assert f"Content-Length: {len(body)}".encode() in reply
+            assert body
+
+
 def test_who_waits_when_it_stops_is_answered(serve: Serve) -> None:
     """Clients who have connected when a server is told to stop are answered, and none is reset; later ones are refused.
 
