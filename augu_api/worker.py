@@ -96,17 +96,22 @@ class FairWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
                     conn.sock.shutdown(how)
 
     def load_wsgi(self) -> None:
-        """Load the application; what an operator can mend ends the start with a line that says what it is."""
+        """Load the application; what an operator can mend ends the start with a line that says what it is.
+
+        A database that is gone when a worker has to be replaced does not end the server: another one tries in a second.
+        """
         try:
             super().load_wsgi()
         except (SettingsError, ModelUnavailable) as error:
-            self._refuse_to_start(str(error))
+            self._refuse_to_start(str(error), Arbiter.WORKER_BOOT_ERROR)
         except (DBAPIError, StorageError) as error:
-            self._refuse_to_start(explain(error))
+            replaces = self.age > self.cfg.workers
+            time.sleep(replaces)
+            self._refuse_to_start(explain(error), 1 if replaces else Arbiter.WORKER_BOOT_ERROR)
 
-    def _refuse_to_start(self, reason: str) -> None:
+    def _refuse_to_start(self, reason: str, code: int) -> None:
         self.log.error("Error: %s", reason)
-        sys.exit(Arbiter.WORKER_BOOT_ERROR)
+        sys.exit(code)
 
     def handle_error(self, req: Any, client: Any, addr: Any, exc: Exception) -> None:
         """Answer what is not HTTP in the envelope; gunicorn would quote it, in HTML and in its log."""

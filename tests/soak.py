@@ -1,7 +1,8 @@
 """Load, faults and hostile input against a real installation for a while: `make soak MINUTES=30`.
 
-nginx with deploy/nginx.conf, gunicorn with its defaults, PostgreSQL. In the end a table says what was done, how often,
-and what came of it; the exit status is 1 if a promise was broken.
+nginx with deploy/nginx.conf, gunicorn with its defaults, PostgreSQL. For the first third, or 5 minutes, there is nothing
+but load. In the end a table says what was done, how often, and what came of it; the exit status is 1 if a promise was
+broken.
 """
 
 import http.client
@@ -42,8 +43,9 @@ LIMIT = 60_000  # requests a minute of the user who counts
 
 
 class Reply(NamedTuple):
-    """Its status (0: none came), the milliseconds, whether it says when to try again, and the requests left."""
+    """When it came, its status (0: none did), the milliseconds, if it says when to try again, and the requests left."""
 
+    at: float
     status: int
     milliseconds: float
     retry: bool
@@ -56,10 +58,11 @@ def timed(port: int, path: str, body: bytes | None = None, token: str = "") -> R
     try:
         reply = call(port, path, body, token)
     except (OSError, http.client.HTTPException):
-        return Reply(0, (time.perf_counter() - start) * 1000, False)
+        return Reply(time.time(), 0, (time.perf_counter() - start) * 1000, False)
     left = reply.headers["X-Ratelimit-Remaining"]
     milliseconds = (time.perf_counter() - start) * 1000
-    return Reply(reply.status, milliseconds, "Retry-After" in reply.headers, None if left is None else int(left))
+    retry = "Retry-After" in reply.headers
+    return Reply(time.time(), reply.status, milliseconds, retry, None if left is None else int(left))
 
 
 def repeated(
@@ -228,69 +231,101 @@ def memory(server: Server) -> float:
     return total / 1e6
 
 
-def go_on(installation: Installation, seconds: float) -> list[float]:
-    """One thing after the other, with rest between; the memory meanwhile.
+class Held(NamedTuple):
+    """The megabytes that were held at a time."""
 
-    The first and the last minute are left in peace, so that what they hold can be compared.
+    at: float
+    megabytes: float
+
+
+def go_on(installation: Installation, peace: float, until: float) -> list[Held]:
+    """One thing after the other once the peace is over, with rest between; the memory all the time.
+
+    The last minute is left in peace too, so that what is held then can be compared with the first.
     """
-    begin, held, at = time.time(), [], 0
-    while time.time() < begin + seconds:
-        if begin + 60 < time.time() < begin + seconds - 90:
+    held, at = [], 0
+    while time.time() < until:
+        if peace < time.time() < until - 90:
             fault = FAULTS[at % len(FAULTS)]
             installation.done.setdefault(fault.__name__, []).append(fault(installation))
             print(f"{fault.__name__}: {installation.done[fault.__name__][-1]}", file=sys.stderr, flush=True)
             at += 1
         for _ in range(5):
-            held.append(memory(installation.server))
+            held.append(Held(time.time(), memory(installation.server)))
             time.sleep(1)
     return held
 
 
 # --- what came of it
 
+Row = tuple[str, int, str]
 
-def rows(
-    installation: Installation, load: list[Reply], health: list[Reply], counted: list[Reply], held: list[float]
-) -> Iterator[tuple[str, int, str]]:
-    """Yield what was done, how often, what came of it."""
+
+def of_photos(load: list[Reply], cuts: int) -> Iterator[Row]:
+    """Yield what came of the photos, of which a killed worker may cut off so many."""
     statuses = Counter(reply.status for reply in load)
     good = sorted(reply.milliseconds for reply in load if reply.status == 200)
     odd = {status: count for status, count in statuses.items() if status not in ALLOWED}
-    cut_off = odd.pop(0, 0)  # a killed worker takes the replies with it that it had begun
+    cut_off = odd.pop(0, 0)
     silent = sum(reply.status == 503 and not reply.retry for reply in load)
-    killed = len(installation.done.get("worker_killed", []))
     shown = ", ".join(f"{count} x {status or 'cut off'}" for status, count in sorted(statuses.items()))
-    good_only = not odd and not silent and cut_off <= killed * THREADS
+    good_only = not odd and not silent and cut_off <= cuts
     verdict = "each 503 with Retry-After" if good_only else f"BROKEN: {odd}, {silent} without Retry-After"
     yield f"photos of {CLIENTS} clients", len(load), f"{shown}; {verdict}"
-    yield (
-        "photos answered",
-        len(good),
-        f"p50 {good[len(good) // 2]:.0f} ms, p95 {good[int(len(good) * 0.95)]:.0f} ms, the slowest {good[-1]:.0f} ms",
-    )
-    live = [reply for reply in health if reply.status == 200]
-    within = sum(reply.milliseconds < HEALTH_MS for reply in live)
-    slow = sorted(reply.milliseconds for reply in live)
+    p50, p95 = good[len(good) // 2], good[int(len(good) * 0.95)]
+    yield "photos answered", len(good), f"p50 {p50:.0f} ms, p95 {p95:.0f} ms, the slowest {good[-1]:.0f} ms"
+
+
+def of_health(health: list[Reply]) -> Iterator[Row]:
+    """Yield what came of the health checks."""
+    live = sorted(reply.milliseconds for reply in health if reply.status == 200)
+    within = sum(milliseconds < HEALTH_MS for milliseconds in live)
     verdict = "" if len(live) == len(health) else f"; BROKEN: {len(health) - len(live)} failed"
     yield (
         "health checks",
         len(health),
-        f"{100 * within / len(health):.2f} % within {HEALTH_MS:.0f} ms, p99 {slow[int(len(slow) * 0.99)]:.0f} ms, "
-        f"the slowest {slow[-1]:.0f} ms{verdict}",
+        f"{100 * within / len(health):.2f} % within {HEALTH_MS:.0f} ms, p99 {live[int(len(live) * 0.99)]:.0f} ms, "
+        f"the slowest {live[-1]:.0f} ms{verdict}",
     )
-    wrong = miscounted(counted)
-    yield "requests counted one by one", len(counted), f"{'BROKEN: ' if wrong else ''}{wrong} lost or doubled"
+
+
+def of_memory(held: list[Held]) -> Iterator[Row]:
+    """Yield what was held in the first minute and in the last."""
+    first = statistics.median(megabytes for at, megabytes in held if at < held[0].at + 60)
+    last = statistics.median(megabytes for at, megabytes in held if at > held[-1].at - 60)
+    verdict = "" if last <= first * GROWTH else "BROKEN: "
+    yield "looks at memory", len(held), f"{verdict}{first:.0f} MB in the first minute, {last:.0f} MB in the last"
+
+
+def rows(
+    installation: Installation,
+    peace: float,
+    load: list[Reply],
+    health: list[Reply],
+    counted: list[Reply],
+    held: list[Held],
+) -> Iterator[Row]:
+    """Yield what was done, how often, what came of it: of the load alone, then of all of it."""
+    killed = len(installation.done.get("worker_killed", []))
+    yield "**load alone**", 1, f"{peace - held[0].at:.0f} s"
+    yield from of_photos([reply for reply in load if reply.at < peace], 0)
+    yield from of_health([reply for reply in health if reply.at < peace])
+    yield from of_memory([each for each in held if each.at < peace])
+    yield "**with faults and hostile input**", 1, f"{held[-1].at - peace:.0f} s"
+    yield from of_photos([reply for reply in load if reply.at >= peace], killed * THREADS)
+    yield from of_health([reply for reply in health if reply.at >= peace])
     for name, outcomes in installation.done.items():
         broken = [outcome for outcome in outcomes if "BROKEN" in outcome]
         yield name.replace("_", " "), len(outcomes), (broken or [worst(outcomes)])[0]
+    yield "**in all**", 1, f"{held[-1].at - held[0].at:.0f} s"
+    wrong = miscounted(counted)
+    yield "requests counted one by one", len(counted), f"{'BROKEN: ' if wrong else ''}{wrong} lost or doubled"
     records = [json.loads(line) for line in installation.server.log.read_text().splitlines() if line.startswith("{")]
     fives = sum(record.get("status") == 500 for record in records)
     yield "lines of the log", len(records), f"{'BROKEN: ' if fives else ''}{fives} replies of 500"
     deaths = installation.server.log.read_text().count("was sent SIGKILL")
     yield "workers that died", deaths, "each killed by us" if deaths <= killed else f"BROKEN: {deaths - killed} others"
-    first, last = statistics.median(held[:50]), statistics.median(held[-50:])
-    verdict = "" if last <= first * GROWTH else "BROKEN: "
-    yield "looks at memory", len(held), f"{verdict}{first:.0f} MB in the first minute, {last:.0f} MB in the last"
+    yield from of_memory(held)
 
 
 def worst(outcomes: list[str]) -> str:
@@ -317,13 +352,14 @@ def main() -> None:
         counter = add(server, "counter", LIMIT / 60)
         add(server, "replaced", 1000)
         server.env["SOAK_TOKEN"] = add(server, "some", 1000)
-        until = time.time() + seconds
+        begin = time.time()
+        peace, until = begin + min(300, seconds / 3), begin + seconds
         with ProcessPoolExecutor(3, get_context("spawn")) as pool:
             load = pool.submit(crowd, installation.port, users, until)
             health = pool.submit(repeated, server.port, "/health/live", 0.2, until)
             counted = pool.submit(repeated, installation.port, "/session", 0.05, until, None, counter)
-            held = go_on(installation, seconds)
-            found = list(rows(installation, load.result(), health.result(), counted.result(), held))
+            held = go_on(installation, peace, until)
+            found = list(rows(installation, peace, load.result(), health.result(), counted.result(), held))
     print(tabulate(found, ["what was done", "how often", "what came of it"], tablefmt="github"))
     sys.exit(any("BROKEN" in outcome for _, _, outcome in found))
 

@@ -186,6 +186,11 @@ def test_through_nginx(serve: Serve, nginx: Nginx) -> None:
     assert call(port, "/session", token=token, source="127.0.0.2").status == 200
 
 
+def is_protected(reply: Reply) -> bool:
+    """Whether a browser neither keeps a reply nor makes more of it than it is."""
+    return (reply.headers["Cache-Control"], reply.headers["X-Content-Type-Options"]) == ("no-store", "nosniff")
+
+
 @pytest.mark.parametrize("path", ["/", OBJECTS, "/metrics"])
 def test_nothing_behind_nginx(nginx: Nginx, path: str) -> None:
     """While no gunicorn answers, nginx says 503 in the envelope, and when to try again."""
@@ -193,6 +198,7 @@ def test_nothing_behind_nginx(nginx: Nginx, path: str) -> None:
     assert reply.status == 503
     assert reply.headers["Content-Type"] == "application/json"
     assert reply.headers["Retry-After"] == "1"
+    assert is_protected(reply)
     assert list(reply.json) == ["statusCode", "error", "message"]
     assert (reply.json["statusCode"], reply.json["error"]) == (503, "Service Unavailable")
 
@@ -207,6 +213,7 @@ def test_anonymous_callers(nginx: Nginx) -> None:
     for reply in held_back:
         assert (reply.headers["Retry-After"], reply.headers["X-Retry-After"]) == ("1", "1")
         assert (reply.json["statusCode"], reply.json["error"]) == (429, "Too Many Requests")
+        assert is_protected(reply)
     assert {call(port, "/health/live", token="any").status for _ in range(60)} == {503}
 
 
@@ -231,6 +238,7 @@ def test_unreadable_requests(nginx: Nginx, sent: bytes, expected: dict[str, obje
         received = b"".join(iter(lambda: connection.recv(65536), b""))
     head, _, body = received.partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 %d " % expected["statusCode"])
+    assert b"\r\nCache-Control: no-store\r\nX-Content-Type-Options: nosniff" in head
     assert json.loads(body) == expected
 
 

@@ -158,11 +158,60 @@ def test_the_database_is_gone_for_a_while(serve: Serve, own_postgres: Postgres) 
     assert "Traceback" not in server.log.read_text()
 
 
+def test_a_worker_dies_while_the_database_is_gone(serve: Serve, own_postgres: Postgres) -> None:
+    """Its successors cannot start, others go on; when PostgreSQL is back there is one, and the server is the same."""
+    server = serve(WEB_CONCURRENCY="2", DATABASE_URL=own_postgres.url)
+    token, [killed, other] = add(server), server.workers
+    own_postgres.stop()
+    os.kill(killed, signal.SIGKILL)
+    wait_until(lambda: server.log.read_text().count("Error: The database cannot be used") >= 2)
+    assert is_unavailable(call(server.port, "/session", token=token))
+    own_postgres.start()
+    wait_until(lambda: call(server.port, "/session", token=token).status == 200)
+    wait_until(lambda: len(server.workers) == 2)
+    assert other in server.workers
+    assert server.is_ready()
+    assert "Traceback" not in server.log.read_text()
+
+
 def test_redis_is_gone_for_a_while(serve: Serve, redis_server: Redis) -> None:
     """503 while nothing can be counted, never a request without a count, and no restart needed afterwards."""
     server = serve(WEB_CONCURRENCY="1", AUGU_RATELIMIT_STORAGE=redis_server.url)
     survives(server, redis_server.stop, redis_server.start)
     assert "Traceback" not in server.log.read_text()
+
+
+# --- the clock
+
+CLOCK = """
+import os, time
+from pathlib import Path
+clock, real = Path(os.environ["CLOCK"]), time.time
+time.time = lambda: real() + int(clock.read_text() or 0)
+"""
+
+
+def test_the_clock_goes_back(serve: Serve, tmp_path: Path) -> None:
+    """The count goes on, and the window ends within 60 seconds of the clock as it is then."""
+    clock = tmp_path / "clock"
+    clock.write_text("0")
+    (tmp_path / "sitecustomize.py").write_text(CLOCK)  # what each Python runs first
+    server = serve(WEB_CONCURRENCY="2", PYTHONPATH=str(tmp_path), CLOCK=str(clock))
+    token = add(server, coefficient=0.5)
+
+    def left_at(offset: int) -> tuple[int, int]:
+        clock.write_text(str(offset))
+        reply = call(server.port, "/session", token=token)
+        assert 0 < int(reply.headers["X-Ratelimit-Reset"]) <= 60
+        return reply.status, int(reply.headers["X-Ratelimit-Remaining"])
+
+    assert left_at(0) == (200, 29)
+    assert left_at(-3600) == (200, 28)
+    for expected in range(27, -1, -1):
+        assert left_at(-3600) == (200, expected)
+    assert left_at(-7200) == (429, 0)
+    assert left_at(-7139) == (200, 29)
+    assert server.is_ready()
 
 
 @pytest.fixture

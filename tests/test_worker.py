@@ -130,7 +130,7 @@ def test_who_goes_away_costs_nothing(server: Server) -> None:
 
 
 def test_a_reply_is_one_packet(server: Server) -> None:
-    """What a client reads first is all of a reply: a host cut off in the middle of it leaves none that is cut in two."""
+    """What a client reads first is all of a reply, so that a host that is cut off leaves none cut in two."""
     with socket.create_connection(("127.0.0.1", server.port), timeout=30) as client:
         for _ in range(50):
             client.sendall(b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n")
