@@ -1,8 +1,8 @@
 """Load, faults and hostile input against a real installation for a while: `make soak MINUTES=30`.
 
-nginx with deploy/nginx.conf, gunicorn with its defaults, PostgreSQL. For the first third, or 5 minutes, there is nothing
-but load. In the end a table says what was done, how often, and what came of it; the exit status is 1 if a promise was
-broken.
+nginx with deploy/nginx.conf, gunicorn with its defaults, PostgreSQL. For the first third, or 5 minutes, there is
+nothing but load. In the end a table says what was done, how often, and what came of it; the exit status is 1 if a
+promise was broken.
 """
 
 import http.client

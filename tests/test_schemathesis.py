@@ -9,8 +9,10 @@ from threading import Thread
 
 import pytest
 from flask import Flask
+from sqlalchemy.orm import Session
 from werkzeug.serving import make_server
 
+from augu_api import accounts
 from augu_api.config import Settings
 from augu_api.extensions import Service
 from augu_api.flags import Flag
@@ -25,6 +27,7 @@ USERS = {
     "without flags": {"coefficient": PLENTY, "flags": Flag(0)},
     "banned": {"flags": Flag.BANNED},
     "exhausted": {"coefficient": 0},  # 429, and a ban after 50 of them
+    "replaced": {"coefficient": PLENTY},
 }
 OTHERS = {"none": "", "wrong": BAD_TOKEN["Authorization"], "of the metrics": f"Bearer {METRICS_TOKEN}"}
 
@@ -51,6 +54,9 @@ def url(app: Flask) -> Iterator[str]:
 def test_schemathesis_agrees(url: str, service: Service, tmp_path: Path, token: str) -> None:
     """All of its checks pass on every operation: valid requests, invalid ones, other methods, no authorization."""
     value = add_user_to(service, **USERS[token]) if token in USERS else OTHERS[token]
+    if token == "replaced":
+        with Session(service.engine) as session, session.begin():
+            accounts.regenerate(accounts.find(session, "alice"))
     options = [
         "--checks=all",
         "--max-examples=20",

@@ -40,7 +40,7 @@ def _download(url: str, part: Path, progress: Progress) -> None:
     there = part.stat().st_size if part.exists() else 0
     request = urllib.request.Request(url, headers={"Range": f"bytes={there}-"})  # noqa: S310 - http(s) by Settings
     try:
-        response = urllib.request.urlopen(request, timeout=TIMEOUT)  # noqa: S310
+        response = urllib.request.urlopen(request, timeout=TIMEOUT)  # noqa: S310  # nosec B310
     except urllib.error.HTTPError as error:
         if error.code == 416 and there:  # nothing is left to send
             return
