@@ -24,7 +24,7 @@ from tests.test_images import GREY, RGBA, chunk, ihdr, png
 
 SECRET = "s" * 32
 PHOTO = png_of(Image.fromarray(data.astronaut()).resize((128, 128)))
-SECONDS = 2.0
+SECONDS = 10.0  # far more than any takes, far less than one without bounds
 REQUESTS = 500
 GROWTH = 50 * 2**20
 MB = 2**20
@@ -297,7 +297,7 @@ def server(serve: Serve) -> Server:
 
 
 def test_hostile_requests_are_answered_and_leave_nothing(server: Server) -> None:
-    """Each is answered in the envelope and in under two seconds; 500 more keep no memory and forge no log line."""
+    """Each is answered in the envelope and within ten seconds; 500 more keep no memory and forge no log line."""
     grants = ("--grant", "IMAGES_OBJECTS", "--grant", "EXPERIMENTAL", "--coefficient", "1000000")
     good = server.run("users", "add", "mallory", *grants).strip()
     auth: dict[str, str | bytes] = {"Authorization": f"Bearer {good}"}
