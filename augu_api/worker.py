@@ -4,9 +4,11 @@ import socket
 import sys
 import time
 import uuid
+from collections.abc import Iterable
 from contextlib import suppress
 from http import HTTPStatus
 from typing import Any
+from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 from gunicorn.arbiter import Arbiter  # type: ignore[import-untyped]
 from gunicorn.http import errors  # type: ignore[import-untyped]
@@ -14,6 +16,7 @@ from gunicorn.util import write_nonblock  # type: ignore[import-untyped]
 from gunicorn.workers.gthread import ThreadWorker  # type: ignore[import-untyped]
 from limits.errors import StorageError
 from sqlalchemy.exc import DBAPIError
+from werkzeug.wsgi import ClosingIterator
 
 from augu_api.config import SettingsError
 from augu_api.database import explain
@@ -40,6 +43,7 @@ class FairWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._begun: dict[Any, float] = {}
+        self.wsgi: WSGIApplication
 
     def accept(self, listener: Any) -> None:
         """Wait, then take the connection if it is still there."""
@@ -70,18 +74,6 @@ class FairWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
         finally:
             del self._begun[conn]
 
-    def handle_request(self, req: Any, conn: Any) -> Any:
-        """Answer a request; a reply's head and body leave as one packet if they fit, so that none is cut in two."""
-        self._cork(conn, 1)
-        try:
-            return super().handle_request(req, conn)
-        finally:
-            self._cork(conn, 0)
-
-    def _cork(self, conn: Any, on: int) -> None:
-        with suppress(OSError, AttributeError):  # the client is gone already, or this is not Linux
-            conn.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, on)
-
     def notify(self) -> None:
         """Say that the worker is alive, as its loop does every second, and end what takes too long.
 
@@ -102,6 +94,7 @@ class FairWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
         """
         try:
             super().load_wsgi()
+            self.wsgi = _in_one_packet(self.wsgi)
         except (SettingsError, ModelUnavailable) as error:
             self._refuse_to_start(str(error), Arbiter.WORKER_BOOT_ERROR)
         except (DBAPIError, StorageError) as error:
@@ -125,6 +118,25 @@ class FairWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
             write_nonblock(client, _reply(status, id))
         except OSError:
             self.log.debug("The client is gone.")
+
+
+def _in_one_packet(application: WSGIApplication) -> WSGIApplication:
+    """The application, a reply's head and body leaving together if a packet holds both, so that none is cut in two.
+
+    What gunicorn says before it calls the application, "100 Continue", is not kept back.
+    """
+
+    def corked(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        connection = environ["gunicorn.socket"]
+        _cork(connection, 1)
+        return ClosingIterator(application(environ, start_response), lambda: _cork(connection, 0))
+
+    return corked
+
+
+def _cork(connection: socket.socket, on: int) -> None:
+    with suppress(OSError, AttributeError):  # the client is gone already, or this is not Linux
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, on)
 
 
 def _reply(status: int, id: str) -> bytes:
