@@ -17,7 +17,7 @@ from skimage import data
 
 from augu_api.worker import FairWorker
 from tests.conftest import OBJECTS, Serve, Server, png_of, wait_until
-from tests.test_cluster import add, call, photo, sockets
+from tests.test_cluster import Nginx, add, call, photo, sockets
 
 THREADS = 12
 
@@ -88,6 +88,20 @@ def test_slow_heads_hold_a_thread_each_for_a_while(server: Server, connections: 
     for client in clients:
         assert client.recv(1000) == b""
     assert server.is_ready()
+
+
+def test_slow_clients_behind_nginx_hold_nothing(server: Server, nginx: Nginx, connections: list[socket.socket]) -> None:
+    """More of them than the worker has threads, in the head or in the body: it does not even have their sockets."""
+    port, [worker] = nginx(server.port), server.workers
+    assert call(port, "/health/live").status == 200
+    before = sockets(worker)
+    for _ in range(THREADS):
+        slowly(port, head("x" * 200, 0), connections)
+        client = slowly(port, b"", connections)
+        client.sendall(head("x" * 200, 1000) + b"a")
+    for _ in range(5):
+        assert call(port, "/health/live").status == 200
+    wait_until(lambda: sockets(worker) <= before)
 
 
 def test_a_reply_that_nobody_reads_ends(server: Server, connections: list[socket.socket]) -> None:
