@@ -98,9 +98,10 @@ class FairWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
         except (SettingsError, ModelUnavailable) as error:
             self._refuse_to_start(str(error), Arbiter.WORKER_BOOT_ERROR)
         except (DBAPIError, StorageError) as error:
-            replaces = self.age > self.cfg.workers
-            time.sleep(replaces)
-            self._refuse_to_start(explain(error), 1 if replaces else Arbiter.WORKER_BOOT_ERROR)
+            if self.age <= self.cfg.workers:  # of the first ones
+                self._refuse_to_start(explain(error), Arbiter.WORKER_BOOT_ERROR)
+            time.sleep(1)
+            self._refuse_to_start(explain(error), 1)
 
     def _refuse_to_start(self, reason: str, code: int) -> None:
         self.log.error("Error: %s", reason)

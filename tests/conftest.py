@@ -5,6 +5,7 @@ labelled photos (photos/dev/instances.json and photos/dev/images in COCO's forma
 """
 
 import base64
+import json
 import os
 import shutil
 import signal
@@ -168,9 +169,14 @@ AddUser = Callable[..., str]
 
 def add_user_to(service: Service, name: str = "alice", flags: Flag = BOTH, **options: object) -> str:
     """Add a user and return the Authorization header's value."""
-    with Session(service.engine) as session, session.begin():
+    return f"Bearer {new_token(service.engine, service.settings, name, flags=flags, **options)}"
+
+
+def new_token(engine: Engine, settings: Settings, name: str, flags: Flag = BOTH, **options: object) -> str:
+    """A new user's token."""
+    with Session(engine) as session, session.begin():
         token = accounts.current_token(accounts.create(session, name, flags=flags, **options))
-    return f"Bearer {tokens.issue(service.settings.secret_key, token)}"
+    return tokens.issue(settings.secret_key, token)
 
 
 @pytest.fixture
@@ -235,6 +241,11 @@ class Server:
         """The process ids of the workers."""
         children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
         return [int(pid) for pid in children.split()]
+
+    @property
+    def records(self) -> list[dict[str, Any]]:
+        """What the application has logged."""
+        return [json.loads(line) for line in self.log.read_text().splitlines() if line.startswith("{")]
 
     def run(self, *command: str) -> str:
         """Run an augu-api command against the server's database; its standard output."""

@@ -23,13 +23,12 @@ from PIL import Image
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from skimage import data
-from sqlalchemy.orm import Session
 
-from augu_api import accounts, database, tokens
+from augu_api import database
 from augu_api.client import Client
 from augu_api.config import Settings
 from augu_api.detection import Detector
-from tests.conftest import BIN, BOTH, LOOPBACK, OBJECTS, ROOT, Serve, Server, free_port, png_of, wait_until
+from tests.conftest import BIN, LOOPBACK, OBJECTS, ROOT, Serve, Server, free_port, new_token, png_of, wait_until
 
 METRICS_TOKEN = "a metrics token of 32 characters"
 Nginx = Callable[[int], int]
@@ -74,11 +73,9 @@ def add(server: Server, name: str = "alice", coefficient: float = 0.8) -> str:
     settings = Settings.from_env(server.env)
     engine = database.connect(settings.database_url)
     try:
-        with Session(engine) as session, session.begin():
-            token = accounts.current_token(accounts.create(session, name, flags=BOTH, coefficient=coefficient))
+        return new_token(engine, settings, name, coefficient=coefficient)
     finally:
         engine.dispose()
-    return tokens.issue(settings.secret_key, token)
 
 
 def wait_for_all(server: Server, folder: Path, workers: int) -> None:

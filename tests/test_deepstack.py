@@ -575,7 +575,7 @@ def request(body: bytes, headers: dict[str, Any] | None = None) -> bytes:
 
 
 def test_hostile_forms_are_answered_soon(server: Server) -> None:
-    """Each within ten seconds, in DeepStack's shape, and the worker lives on with a quiet log."""
+    """Each in under two seconds, in DeepStack's shape, and the worker lives on with a quiet log."""
     token = add(server, coefficient=1000)
     assert ask(server.port, Case(request(form(JPEG), {"Authorization": f"Bearer {token}"}), 200))[0] == 200
     (worker,) = server.workers

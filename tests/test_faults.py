@@ -158,9 +158,10 @@ def test_the_database_is_gone_for_a_while(serve: Serve, own_postgres: Postgres) 
     assert "Traceback" not in server.log.read_text()
 
 
-def test_a_worker_dies_while_the_database_is_gone(serve: Serve, own_postgres: Postgres) -> None:
+def test_a_worker_dies_while_the_database_is_gone(serve: Serve, own_postgres: Postgres, tmp_path: Path) -> None:
     """Its successors cannot start, others go on; when PostgreSQL is back there is one, and the server is the same."""
-    server = serve(WEB_CONCURRENCY="2", DATABASE_URL=own_postgres.url)
+    server = serve(WEB_CONCURRENCY="2", DATABASE_URL=own_postgres.url, TMPDIR=str(tmp_path))
+    wait_for_all(server, tmp_path, 2)
     token, [killed, other] = add(server), server.workers
     own_postgres.stop()
     os.kill(killed, signal.SIGKILL)
@@ -171,6 +172,7 @@ def test_a_worker_dies_while_the_database_is_gone(serve: Serve, own_postgres: Po
     wait_until(lambda: len(server.workers) == 2)
     assert other in server.workers
     assert server.is_ready()
+    assert "exited with code 1." in server.log.read_text()  # one of another code may end gunicorn
     assert "Traceback" not in server.log.read_text()
 
 

@@ -1,6 +1,5 @@
 """Two application hosts behind one nginx: network namespaces on a bridge that nothing else can reach."""
 
-import json
 import os
 import shutil
 import subprocess
@@ -15,15 +14,11 @@ from threading import Event
 
 import pytest
 
-from augu_api.config import Settings
-from augu_api.extensions import KEY
 from tests.conftest import (
     OBJECTS,
-    MakeApp,
     Postgres,
     Redis,
     Server,
-    add_user_to,
     fronting,
     missing,
     serving,
@@ -154,19 +149,16 @@ on_redis = pytest.mark.parametrize("installation", ["redis"], indirect=True)
 
 def served(server: Server) -> int:
     """How many requests a host has logged with a user's name."""
-    lines = [line for line in server.log.read_text().splitlines() if line.startswith("{")]
-    return sum(json.loads(line).get("user") is not None for line in lines)
+    return sum(record.get("user") is not None for record in server.records)
 
 
 def served_since(installation: Installation, before: list[int]) -> list[int]:
     return [served(server) - was for server, was in zip(installation.servers, before, strict=True)]
 
 
-def users(installation: Installation, make_app: MakeApp) -> list[str]:
+def users(installation: Installation) -> list[str]:
     """The tokens of eight new users."""
-    service = make_app(Settings.from_env(installation.servers[0].env)).extensions[KEY]
-    names = [uuid.uuid4().hex for _ in range(8)]
-    return [add_user_to(service, name, coefficient=LIMIT / 60).removeprefix("Bearer ") for name in names]
+    return [add(installation.servers[0], uuid.uuid4().hex, LIMIT / 60) for _ in range(8)]
 
 
 @contextmanager
@@ -229,13 +221,13 @@ def test_the_quota_is_exact_across_hosts(installation: Installation) -> None:
 
 
 @on_each
-def test_a_host_that_is_cut_off(installation: Installation, make_app: MakeApp, photo: str) -> None:
+def test_a_host_that_is_cut_off(installation: Installation, photo: str) -> None:
     """Who asks a host whose packets are lost gets 503, then is served by the other; all counts stay right.
 
     When its link is up again it serves again.
     """
     cut, server = installation.hosts[0], installation.servers[0]
-    tokens, before = users(installation, make_app), [served(each) for each in installation.servers]
+    tokens, before = users(installation), [served(each) for each in installation.servers]
     with asking(installation.port, tokens, photo.encode()) as replies:
         wait_until(lambda: min(served_since(installation, before)) >= 40)
         since = [len(got) for got in replies]
@@ -252,9 +244,9 @@ def test_a_host_that_is_cut_off(installation: Installation, make_app: MakeApp, p
 
 
 @on_redis
-def test_a_rolling_restart(installation: Installation, make_app: MakeApp, photo: str) -> None:
+def test_a_rolling_restart(installation: Installation, photo: str) -> None:
     """Hosts restarted one after the other cost nobody a request, and no count is lost or doubled."""
-    tokens = users(installation, make_app)
+    tokens = users(installation)
     with asking(installation.port, tokens, photo.encode()) as replies:
         for n in (0, 1, 0):
             before = [served(server) for server in installation.servers]

@@ -15,6 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from augu_api.config import ROOT, Settings
 from tests.conftest import OBJECTS, Serve, answers, free_port, missing, wait_until
+from tests.test_cluster import add
 
 METRICS_TOKEN = "a metrics token of 32 characters"
 DASHBOARD = json.loads((ROOT / "deploy" / "grafana.json").read_text())
@@ -117,7 +118,7 @@ def prometheus(tmp_path: Path) -> Iterator[Callable[[int], int]]:
 def test_prometheus(serve: Serve, prometheus: Callable[[int], int]) -> None:
     """A real Prometheus scrapes a real server with the ready configuration, and each expression has an answer."""
     server = serve(AUGU_METRICS_TOKEN=METRICS_TOKEN, WEB_CONCURRENCY="1")
-    token = server.run("users", "add", "alice", "--grant", "IMAGES_OBJECTS", "--grant", "EXPERIMENTAL").strip()
+    token = add(server)
     port, photo = prometheus(server.port), (ROOT / "examples" / "street.png").read_bytes()
 
     def all_answered() -> bool:

@@ -22,6 +22,7 @@ from PIL import Image
 from augu_api.config import ROOT
 from tests.conftest import BIN, OBJECTS, Postgres, Serve, Server, answers, free_port, missing, wait_until
 from tests.readme import README, Command, commands, with_settings
+from tests.test_cluster import add
 
 RUNS = {"augu-api", "createdb", "curl"}
 BY_MAKE = "installs for minutes; CI runs `make check test`, and each start of a test is the gunicorn of `make run`"
@@ -132,8 +133,7 @@ def site(tmp_path: Path, serve: Serve) -> Site:
     path = f"{BIN}:{os.environ['PATH']}"
     server = serve(AUGU_DATA_DIR=str(folder / "data"), AUGU_DEEPSTACK="1", CURL_HOME=str(folder), PATH=path)
     (folder / "augu.log").symlink_to(server.log)
-    flags = ("--grant", "IMAGES_OBJECTS", "--grant", "EXPERIMENTAL", "--coefficient", "1000")
-    server.env["TOKEN"] = server.run("users", "add", "reader", *flags).strip()
+    server.env["TOKEN"] = add(server, "reader", 1000)
     return Site(folder, server, {"http://127.0.0.1:8000": server.url})
 
 

@@ -90,18 +90,19 @@ def test_slow_heads_hold_a_thread_each_for_a_while(server: Server, connections: 
     assert server.is_ready()
 
 
-def test_slow_clients_behind_nginx_hold_nothing(server: Server, nginx: Nginx, connections: list[socket.socket]) -> None:
+def test_slow_clients_behind_nginx_hold_nothing(serve: Serve, nginx: Nginx, connections: list[socket.socket]) -> None:
     """More of them than the worker has threads, in the head or in the body: it does not even have their sockets."""
-    port, [worker] = nginx(server.port), server.workers
+    server = serve(WEB_CONCURRENCY="1")  # as patient as the one that serves
+    port, token, [worker] = nginx(server.port), add(server), server.workers
     assert call(port, "/health/live").status == 200
     before = sockets(worker)
     for _ in range(THREADS):
         slowly(port, head("x" * 200, 0), connections)
         client = slowly(port, b"", connections)
-        client.sendall(head("x" * 200, 1000) + b"a")
+        client.sendall(head(token, 1000) + b"a")
     for _ in range(5):
         assert call(port, "/health/live").status == 200
-    wait_until(lambda: sockets(worker) <= before)
+    wait_until(lambda: sockets(worker) <= before, 5)  # nginx itself gives them up after 10 seconds
 
 
 def test_a_reply_that_nobody_reads_ends(server: Server, connections: list[socket.socket]) -> None:
