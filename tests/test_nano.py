@@ -7,12 +7,11 @@ import torch
 from skimage import data
 from torch import Tensor
 from torchvision.models.detection.image_list import ImageList
-from torchvision.models.detection.rpn import RegionProposalNetwork
 from torchvision.ops import box_iou, roi_align
 
 from augu_api.config import Settings
 from augu_api.detection.catalogue import find
-from augu_api.detection.nano import STRIDES, OriginRoIAlign, ScoredRoIHeads, ScoredRPN, Transform, nano_rcnn
+from augu_api.detection.nano import STRIDES, OriginRoIAlign, ScoredRoIHeads, ScoredRPN, Transform, nano_rcnn, rename
 from augu_api.detection.torchvision import build
 
 SIDE = 416
@@ -73,58 +72,108 @@ def target_of(*boxes: Tensor, scores: list[float], ignore: Tensor = NONE) -> dic
 # --- regions
 
 
-@pytest.mark.parametrize("training", [False, True])
-@pytest.mark.parametrize(("seed", "logit"), [(0, -3), (1, -3), (2, -12)], ids=["many", "other", "few"])
-def test_regions_are_torchvisions(rpn: ScoredRPN, seed: int, logit: float, training: bool) -> None:
-    """Boxes and objectness are those of torchvision's own RPN; the regions carry them and the level."""
-    generator = torch.Generator().manual_seed(seed)
-    images, number = 2, sum(counts())
-    corners = SIDE * torch.rand(images, number, 2, generator=generator) - 20
-    sides = 90 * torch.rand(images, number, 2, generator=generator) - 5  # some too small, some beyond the image
-    proposals = torch.cat([corners, corners + sides], 2)
-    objectness = 3 * torch.randn(images * number, 1, generator=generator) + logit
-    arguments = proposals, objectness, [(SIDE, SIDE), (SIDE, SIDE // 2)], counts()
-    rpn.train(training)
-    regions, scores = rpn.filter_proposals(*arguments)
-    boxes, theirs = RegionProposalNetwork.filter_proposals(rpn, *arguments)
-    rpn.eval()
-    for image in range(images):
-        assert len(boxes[image]) == (64 if training else 50) if logit == -3 else 0 < len(boxes[image]) < 50
-        assert torch.equal(regions[image][:, :4], boxes[image])
-        assert torch.equal(regions[image][:, 4], theirs[image])
-        assert torch.equal(scores[image], theirs[image])
-        assert set(regions[image][:, 5].tolist()) <= {0.0, 1.0, 2.0}
+def suppressed(boxes: Tensor, scores: Tensor, names: Tensor, limit: int) -> list[int]:
+    """Which boxes are kept, best first: each unless a better one of its name overlaps it by more than 0.6."""
+    kept: list[int] = []
+    for at in scores.argsort(descending=True).tolist():
+        rivals = [other for other in kept if names[other] == names[at]]
+        if scores[at] >= 0.005 and not (box_iou(boxes[[at]], boxes[rivals]) > 0.6).any():
+            kept.append(at)
+    return kept[:limit]
 
 
-def test_regions_know_their_level(rpn: ScoredRPN) -> None:
-    """The last column of a region is the level of the location that found it."""
-    number = sum(counts())
-    objectness = torch.full((number, 1), -9.0)
-    chosen = {0: 5, counts()[0] + 7: 1, number - 1: 2}  # one location of each level, the surest first
-    for at, logit in chosen.items():
-        objectness[at] = logit
-    proposals = random_boxes(number, 20, 30, torch.Generator().manual_seed(0))[None]
-    [regions], _ = rpn.filter_proposals(proposals, objectness, [(SIDE, SIDE)], counts())
-    assert regions[:, 5].tolist() == [0, 2, 1]
-    assert torch.equal(regions[:, :4], proposals[0, [0, number - 1, counts()[0] + 7]])
+@pytest.mark.parametrize(("number", "logit"), [(90, 2.0), (900, 2.0), (300, -9.0)], ids=["few", "many", "unsure"])
+def test_regions_are_suppressed_by_name_and_placed_by_vote(rpn: ScoredRPN, number: int, logit: float) -> None:
+    """Each is the mean of the candidates that overlap it by 0.7, weighted, and knows how far they agree on its name."""
+    generator = torch.Generator().manual_seed(number)
+    boxes = random_boxes(number, 40, 90, generator) * 0.7
+    cells = 3 * torch.randn(number, 128, generator=generator)
+    objectness = (3 * torch.randn(number, generator=generator) + logit).sigmoid()
+    levels = torch.randint(3, (number,), generator=generator).float()
+    with torch.inference_mode():
+        regions = rpn._regions(boxes, objectness, levels, cells, (SIDE, SIDE))
+        found = objectness[:, None] * rpn.head.names(cells).sigmoid()
+    scores, names = found.max(1)
+    kept = suppressed(boxes, scores, names, 100)
+    assert len(set(names[kept].tolist())) == 2
+    assert 10 < len(regions) == len(kept) <= 100
+    assert (len(kept) == 100) == (number == 900)
+    overlap = box_iou(boxes[kept], boxes)
+    for region, at, row in zip(regions, kept, overlap, strict=True):
+        voters = row > 0.7
+        weights = (row * scores)[voters]
+        expected = (weights[:, None] * boxes[voters]).sum(0) / weights.sum()
+        torch.testing.assert_close(region[:4], expected)
+        assert region[4] == levels[at]
+        support = (row[voters][:, None] * found[voters]).sum(0) / 8
+        torch.testing.assert_close(region[5:7], support.clamp(max=1))
+        assert torch.equal(region[7:], cells[at])
+    assert (box_iou(regions[:, :4], boxes[kept]).diagonal() < 1 - 1e-4).any(), "nobody has a vote"
+
+
+def test_regions_lie_within_the_photo(rpn: ScoredRPN) -> None:
+    """Boxes are clipped, and what is left of one outside is no region."""
+    boxes = torch.tensor([[-50.0, -20.0, 60.0, 80.0], [500.0, 20.0, 560.0, 80.0]])
+    regions = rpn._regions(boxes, torch.ones(2), torch.zeros(2), torch.zeros(2, 128), (SIDE, SIDE))
+    assert regions[:, :4].tolist() == [[0, 0, 60, 80]]
+    assert not len(rpn._regions(boxes[1:], torch.ones(1), torch.zeros(1), torch.zeros(1, 128), (SIDE, SIDE)))
+
+
+def test_regions_come_from_the_surest_locations() -> None:
+    """Each at the anchor of a location that is sure of an object, with its level and what its map holds there."""
+    rpn = nano_rcnn(3).rpn.eval()
+    maps = {str(i): torch.zeros(2, 128, SIDE // s, SIDE // s) for i, s in enumerate(STRIDES)}
+    [row] = rpn.head.cls_logits.weight.detach()[:, :, 0, 0]
+    chosen = [(0, 1, 10, 20), (1, 2, 3, 4)]  # image, level, row, column
+    for image, level, y, x in chosen:
+        maps[str(level)][image, :, y, x] = row * 18 / row.square().sum()
+    images = ImageList(torch.zeros(2, 3, SIDE, SIDE), [(SIDE, SIDE)] * 2)
+    with torch.inference_mode():
+        rpn.head.cls_logits.bias.fill_(-9)
+        for parameter in rpn.head.bbox_pred.parameters():
+            parameter.zero_()
+        found, losses = rpn(images, maps)
+    assert losses == {}
+    for (image, level, y, x), [region] in zip(chosen, found, strict=True):
+        corner = STRIDES[level] * torch.tensor([x, y, x, y])
+        expected = (corner + rpn.anchor_generator.cell_anchors[level][0]).clamp(0, SIDE)
+        torch.testing.assert_close(region[:4], expected)
+        assert region[4] == level
+        assert torch.equal(region[7:], maps[str(level)][image, :, y, x])
 
 
 def test_features_come_from_the_level_of_the_region() -> None:
-    """A region is pooled from the map that column 5 names, as torchvision's roi_align does, in the regions' order."""
+    """What is known at its location, then its pooling by torchvision's roi_align from the map that column 4 names."""
     generator = torch.Generator().manual_seed(0)
     maps = {str(i): torch.randn(2, 8, SIDE // s, SIDE // s, generator=generator) for i, s in enumerate(STRIDES)}
     regions = [random_boxes(number, 10, 300, generator) for number in (7, 4)]
     levels = [torch.randint(3, (len(boxes), 1), generator=generator) for boxes in regions]
-    whole = [
-        torch.cat([boxes, torch.rand(len(boxes), 1), level], 1) for boxes, level in zip(regions, levels, strict=True)
-    ]
-    pooled = OriginRoIAlign(5)(maps, whole, [(SIDE, SIDE)] * 2)
+    whole = [torch.cat([b, level, torch.rand(len(b), 2 + 8)], 1) for b, level in zip(regions, levels, strict=True)]
+    pooled = OriginRoIAlign(3, samples=2)(maps, whole, [(SIDE, SIDE)] * 2)
     rows = [(image, row) for image, boxes in enumerate(whole) for row in boxes]
     for (image, row), features in zip(rows, pooled, strict=True):
-        level = int(row[5])
+        level = int(row[4])
         of_image = maps[str(level)][image : image + 1]
-        [expected] = roi_align(of_image, [row[None, :4]], 5, 1 / STRIDES[level], 1, aligned=True)
-        torch.testing.assert_close(features, expected)
+        [expected] = roi_align(of_image, [row[None, :4]], 3, 1 / STRIDES[level], 2, aligned=True)
+        torch.testing.assert_close(features, torch.cat([row[7:], expected.flatten()]))
+
+
+def test_scores_are_shared_by_both_stages_and_the_support(heads: ScoredRoIHeads) -> None:
+    """sqrt(P(object) P(name) support); of one name, boxes that overlap are one; boxes are moved and clipped."""
+    logits = torch.tensor([[2.0, 1.0, -1.0], [2.0, 0.5, -9.0], [-1.0, -2.0, 3.0]])
+    deltas = torch.zeros(3, 3, 4)
+    deltas[2, 2] = torch.tensor([2.0, 0.0, 0.0, 0.0])  # a fifth of the side to the right
+    support = torch.tensor([[0.5, 0.25], [1.0, 1.0], [0.0, 1.0]])
+    boxes = torch.cat([BOX, BOX + 2, FAR])
+    regions = torch.cat([boxes, torch.zeros(3, 1), support, torch.zeros(3, 128)], 1)
+    [found], [scores], [labels] = heads.postprocess_detections(logits, deltas.flatten(1), [regions], [(SIDE, SIDE)])
+    likely = logits.sigmoid()
+    expected = (likely[:, :1] * likely[:, 1:] * support).sqrt()
+    best = expected[[1, 2, 0], [0, 1, 1]]  # the second of a name is the same box, less sure
+    torch.testing.assert_close(scores, best)
+    assert labels.tolist() == [1, 2, 2]
+    moved = (FAR + torch.tensor([30.0, 0.0, 30.0, 0.0])).clamp(max=SIDE)
+    torch.testing.assert_close(found, torch.cat([BOX + 2, moved, BOX]))
 
 
 # --- what is learnt
@@ -258,3 +307,16 @@ def test_a_photo_without_objects_is_learnt_from(settings: Settings, ignore: Tens
     assert all(loss.isfinite() for loss in losses.values())
     assert losses["loss_rpn_box_reg"] == losses["loss_box_reg"] == 0
     assert all(p.grad is None or p.grad.isfinite().all() for p in module.parameters())
+
+
+def test_other_names_are_learnt_from_nothing_but_objects(settings: Settings) -> None:
+    """A renamed model finds the same objects, as sure of them, and cannot tell their new names apart."""
+    known = build(find("bundled", settings))
+    image = torch.tensor(data.chelsea()).permute(2, 0, 1) / 255
+    [cat] = [box for box, score in zip(*list(known([image])[0].values())[::2], strict=True) if score > 0.5]
+    rename(known, 2)
+    with torch.inference_mode():
+        assert not known.rpn.head.names.weight.any()
+        [found] = known([image])
+    assert set(found["labels"].tolist()) == {1, 2}
+    assert (box_iou(cat[None], found["boxes"][found["labels"] == 1][:3]) > 0.8).any()

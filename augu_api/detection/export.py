@@ -27,7 +27,7 @@ from torchvision.ops import nms, roi_align
 from augu_api.detection import ModelUnavailable
 from augu_api.detection.catalogue import Model
 from augu_api.detection.engines import Found
-from augu_api.detection.nano import Focus, OriginRoIAlign, ScoredRoIHeads
+from augu_api.detection.nano import Focus, OriginRoIAlign, ScoredRoIHeads, ScoredRPN, joint, vote
 from augu_api.detection.torchvision import build, run
 
 OPSET = 17
@@ -94,10 +94,10 @@ class Graph(nn.Module):
         original = torch._shape_as_tensor(pixels)[:2]
         image, size = self._transform(pixels, original)
         maps = list(self.model.backbone(image).values())
-        regions, objectness, origin = self._regions(image, maps, size.float())
+        regions, levels, support, cells = self._regions(image, maps, size.float())
         heads = self.model.roi_heads
-        logits, deltas = heads.box_predictor(heads.box_head(self._pool(maps, regions, origin)))
-        boxes, labels, scores = self._detections(regions, objectness, logits, deltas, size.float())
+        logits, deltas = heads.box_predictor(heads.box_head(self._pool(maps, regions, levels, cells)))
+        boxes, labels, scores = self._detections(regions, support, logits, deltas, size.float())
         return boxes * (original / size).flip(0).repeat(2), labels, scores
 
     def _transform(self, pixels: Tensor, original: Tensor) -> tuple[Tensor, Tensor]:
@@ -113,46 +113,62 @@ class Graph(nn.Module):
         )
         return Pad.apply((image - mean) * (1 / std), -size % DIVISOR), size
 
-    def _regions(self, image: Tensor, maps: list[Tensor], size: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The RPN: regions (R, 4), their objectness (R) and the levels that found them (R), best first."""
+    def _regions(self, image: Tensor, maps: list[Tensor], size: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The RPN: regions (R, 4), best first; the level (R), the support of names (R, names) and the location (R, C).
+
+        torchvision's own models use the regions alone.
+        """
         rpn = self.model.rpn
-        boxes, scores, levels = [], [], []
-        outputs = zip(*rpn.head(maps), rpn.anchor_generator.cell_anchors, strict=True)
-        for level, (objectness, deltas, anchors) in enumerate(outputs):
+        candidates = []
+        outputs = zip(maps, *rpn.head(maps), rpn.anchor_generator.cell_anchors, strict=True)
+        for level, (x, objectness, deltas, anchors) in enumerate(outputs):
             logits = objectness[0].permute(1, 2, 0).flatten()
             logits, chosen = logits.topk(_topk_min(logits, rpn.pre_nms_top_n(), 0))
             deltas = deltas[0].unflatten(0, (-1, 4)).permute(2, 3, 0, 1).flatten(0, 2)[chosen]
-            boxes.append(_decode(deltas, _anchors_at(chosen, anchors, objectness, image), rpn.box_coder.weights))
-            scores.append(logits.sigmoid())
-            levels.append(torch.full_like(logits, level))
+            boxes = _decode(deltas, _anchors_at(chosen, anchors, objectness, image), rpn.box_coder.weights)
+            cells = x[0].flatten(1).transpose(0, 1)[chosen // len(anchors)]
+            candidates.append((boxes, logits.sigmoid(), torch.full_like(logits, level), cells))
+        boxes, scores, levels, cells = (torch.cat(part) for part in zip(*candidates, strict=True))
         limits = MIN_REGION, rpn.nms_thresh, rpn.score_thresh, rpn.post_nms_top_n()
-        return _suppress(torch.cat(boxes), torch.cat(scores), torch.cat(levels), size, *limits)
+        if not isinstance(rpn, ScoredRPN):
+            boxes, kept = _suppress(boxes, scores, levels, size, *limits)
+            return boxes[kept], levels[kept], scores[kept], cells[kept]
+        likely = (scores >= rpn.score_thresh).nonzero()[:, 0]
+        boxes, levels, cells = boxes[likely], levels[likely], cells[likely]
+        found = scores[likely, None] * rpn.head.names(cells).sigmoid()
+        scores, names = found.max(1)
+        boxes, kept = _suppress(boxes, scores, names, size, *limits)
+        placed, support = vote(_overlaps(boxes[kept], boxes), boxes, found)
+        return placed, levels[kept], support, cells[kept]
 
-    def _pool(self, maps: list[Tensor], regions: Tensor, origin: Tensor) -> Tensor:
-        """The maps' features in each region: (R, C, S, S)."""
+    def _pool(self, maps: list[Tensor], regions: Tensor, origin: Tensor, cells: Tensor) -> Tensor:
+        """The maps' features in each region, (R, C, S, S); after those of its location, in one row, if that counts."""
         pool = self.model.roi_heads.box_roi_pool
         by_origin = isinstance(pool, OriginRoIAlign)
         level = origin if by_origin else _level_for(pool, regions)
         members = [(level == i).nonzero()[:, 0] for i in range(len(pool.scales))]
-        pooled = [
-            roi_align(x, [regions[chosen]], pool.output_size, scale, pool.sampling_ratio, aligned=by_origin)
-            for x, scale, chosen in zip(maps, pool.scales, members, strict=False)
-        ]
-        return torch.cat(pooled)[torch.cat(members).argsort()]
+        pooled = torch.cat(
+            [
+                roi_align(x, [regions[chosen]], pool.output_size, scale, pool.sampling_ratio, aligned=by_origin)
+                for x, scale, chosen in zip(maps, pool.scales, members, strict=False)
+            ]
+        )[torch.cat(members).argsort()]
+        return torch.cat([cells, pooled.flatten(1)], 1) if by_origin else pooled
 
     def _detections(
-        self, regions: Tensor, objectness: Tensor, logits: Tensor, deltas: Tensor, size: Tensor
+        self, regions: Tensor, support: Tensor, logits: Tensor, deltas: Tensor, size: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """The second stage's boxes, labels and scores, best first."""
         heads = self.model.roi_heads
         scored = isinstance(heads, ScoredRoIHeads)
-        scores = logits.softmax(1)[:, 1:] * (objectness[:, None] if scored else 1)
-        region, label = (scores > heads.score_thresh).nonzero().unbind(1)
-        codes = deltas.reshape(-1, logits.shape[1], 4)[region, label + 1]
+        scores = (joint(logits) * support).sqrt() if scored else logits.softmax(1)[:, 1:]
+        region, name = (scores > heads.score_thresh).nonzero().unbind(1)
+        codes = deltas.reshape(-1, logits.shape[1], 4)[region, name + 1]
         boxes = _decode(codes, regions[region], heads.box_coder.weights)
+        scores, labels = scores[region, name], name + 1
         limits = MIN_BOX, heads.nms_thresh, heads.score_thresh, heads.detections_per_img
-        boxes, scores, label = _suppress(boxes, scores[region, label], label + 1, size, *limits)
-        return boxes, label, scores.sqrt() if scored else scores
+        boxes, kept = _suppress(boxes, scores, labels, size, *limits)
+        return boxes[kept], labels[kept], scores[kept]
 
 
 def _level_for(pool: Any, regions: Tensor) -> Tensor:
@@ -180,15 +196,27 @@ def _decode(deltas: Tensor, boxes: Tensor, weights: Sequence[float]) -> Tensor:
     return torch.cat([centres - half, centres + half], 1)
 
 
+def _overlaps(boxes: Tensor, others: Tensor) -> Tensor:
+    """The IoU of boxes (N, 4) with others (M, 4): (N, M)."""
+    left, top, right, bottom = boxes.split(1, 1)  # one matrix a side: onnxruntime is slow where the last axis is short
+    sides = others.transpose(0, 1).split(1)
+    width = (torch.minimum(right, sides[2]) - torch.maximum(left, sides[0])).clamp(min=0)
+    height = (torch.minimum(bottom, sides[3]) - torch.maximum(top, sides[1])).clamp(min=0)
+    both = width * height
+    return both / ((right - left) * (bottom - top) + (sides[2] - sides[0]) * (sides[3] - sides[1]) - both)
+
+
 def _suppress(
     boxes: Tensor, scores: Tensor, groups: Tensor, size: Tensor, min_side: float, iou: float, least: float, most: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Clip to the photo, drop the small and the unlikely, and keep the best `most` that overlap none of their group."""
+) -> tuple[Tensor, Tensor]:
+    """The boxes clipped to the photo, and which to keep: the best `most` that overlap none of their group.
+
+    The small and the unlikely are dropped.
+    """
     boxes = torch.minimum(boxes.clamp(min=0), size.flip(0).repeat(2))
     large = ((boxes[:, 2:] - boxes[:, :2]) >= min_side).all(1)
     apart = boxes + (groups * (size.amax() + 1))[:, None]  # boxes of different groups do not meet
-    kept = Suppress.apply(apart, torch.where(large, scores, -1.0), iou, least, most)
-    return boxes[kept], scores[kept], groups[kept]
+    return boxes, Suppress.apply(apart, torch.where(large, scores, -1.0), iou, least, most)
 
 
 def export(model: Model, photos: Iterable[Image.Image]) -> Path:

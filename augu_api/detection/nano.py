@@ -3,7 +3,7 @@
 The backbone and its branches follow YOLOX-nano (Ge et al., 2021, arXiv:2107.08430): a focus stem, CSP-Darknet of
 depth 0.33 and width 0.25 with depthwise convolutions, a PAN neck and a decoupled head, batch norm folded into the
 convolutions. Each location of the three maps (strides 8, 16 and 32) holds 128 numbers, so that the RPN's head is one
-linear map. Regions are pooled from the level that found them and keep their objectness for the final score.
+linear map. A region keeps those of the location that found it for the second stage.
 """
 
 from typing import Any, cast
@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
+from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.roi_heads import RoIHeads
-from torchvision.models.detection.rpn import RegionProposalNetwork
+from torchvision.models.detection.rpn import RegionProposalNetwork, concat_box_prediction_layers
 from torchvision.models.detection.transform import GeneralizedRCNNTransform, resize_boxes
 from torchvision.ops import (
     MultiScaleRoIAlign,
@@ -29,6 +30,9 @@ from torchvision.ops import (
 )
 
 STRIDES = 8, 16, 32
+SURE = 8.0  # a logit
+VOTING = 0.7  # overlap with a region from which on a location has a vote
+CROWD = 8.0  # locations that agree and are sure
 Target = dict[str, Tensor]
 
 
@@ -146,11 +150,15 @@ class NanoBackbone(nn.Module):
 
 
 class LinearRPNHead(nn.Module):
-    """Maps -> objectness logits and box deltas, one anchor a location, by one linear map shared by the levels."""
+    """Maps -> objectness logits and box deltas, one anchor a location, by one linear map shared by the levels.
 
-    def __init__(self, channels: int) -> None:
+    `names` tells from a location's numbers (K, C) what its object would be called: logits (K, names).
+    """
+
+    def __init__(self, channels: int, names: int) -> None:
         super().__init__()
         self.cls_logits, self.bbox_pred = nn.Conv2d(channels, 1, 1), nn.Conv2d(channels, 4, 1)
+        self.names = nn.Linear(channels, names)
 
     def forward(self, maps: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         return [self.cls_logits(x) for x in maps], [self.bbox_pred(x) for x in maps]
@@ -168,7 +176,13 @@ class Transform(GeneralizedRCNNTransform):  # type: ignore[misc]  # torchvision 
 
 
 class ScoredRPN(RegionProposalNetwork):  # type: ignore[misc]
-    """torchvision's RPN whose regions (R, 6) keep their objectness, 0 to 1, and the level that found them.
+    """torchvision's RPN whose regions are suppressed by name and know what was found around them.
+
+    A region (4 + 1 + names + C) is a box, the level that found it, how much each name is supported (0 to 1), and the
+    numbers of the location that found it. Of the locations with the same likeliest name, the one that is surest of it
+    wins. All locations whose boxes overlap the region much then have a vote, weighted by overlap: the region becomes
+    the mean of their boxes (box voting: Gidaris and Komodakis, 2015, arXiv:1505.01749, section 5), and a name's
+    support is the sum of how likely each takes it for that, where CROWD sure ones are all that can be had.
 
     In training, anchors are assigned by ATSS (Zhang et al., 2020, arXiv:1912.02424, section 3.2) and objectness learns
     how well a box fits (quality focal loss: Li et al., 2020, arXiv:2006.04388), times the box's own "scores" if the
@@ -178,21 +192,42 @@ class ScoredRPN(RegionProposalNetwork):  # type: ignore[misc]
     candidates = 9  # nearest anchors of each level
     ignored = 0.3  # overlap with a box to ignore
 
-    def filter_proposals(
-        self, proposals: Tensor, objectness: Tensor, image_shapes: list[tuple[int, int]], counts: list[int]
-    ) -> tuple[list[Tensor], list[Tensor]]:
-        """Boxes (N, A, 4) and objectness logits (N * A, 1) -> each image's regions (R, 6) and objectness (R)."""
-        logits = objectness.detach().reshape(len(proposals), -1)
+    def forward(
+        self, images: ImageList, features: dict[str, Tensor], targets: list[Target] | None = None
+    ) -> tuple[list[Tensor], Target]:
+        """As torchvision's: the regions of each image (R, 4 + 1 + names + C) and, in training, the losses."""
+        maps = list(features.values())
+        anchors = self.anchor_generator(images, maps)
+        objectness, deltas = concat_box_prediction_layers(*self.head(maps))
+        boxes = self.box_coder.decode(deltas.detach(), anchors).reshape(len(anchors), -1, 4)
+        logits, cells = objectness.detach().reshape(len(anchors), -1), [x.flatten(2).mT for x in maps]
+        counts = [x.shape[1] for x in cells]
         levels = torch.cat([logits.new_full((count,), level) for level, count in enumerate(counts)])
-        regions = []
         chosen = self._get_top_n_idx(logits, counts)
-        for shape, boxes, scores, best in zip(image_shapes, proposals, logits.sigmoid(), chosen, strict=True):
-            boxes, scores, level = clip_boxes_to_image(boxes[best], shape), scores[best], levels[best]
-            kept = remove_small_boxes(boxes, self.min_size)
-            kept = kept[scores[kept] >= self.score_thresh]
-            kept = kept[batched_nms(boxes[kept], scores[kept], level[kept], self.nms_thresh)][: self.post_nms_top_n()]
-            regions.append(torch.cat([boxes[kept], scores[kept, None], level[kept, None]], 1))
-        return regions, [region[:, 4] for region in regions]
+        regions = []
+        by_image = zip(boxes, logits.sigmoid(), torch.cat(cells, 1), chosen, images.image_sizes, strict=True)
+        for box, score, cell, best, shape in by_image:
+            at = best[score[best] >= self.score_thresh]
+            regions.append(self._regions(box[at], score[at], levels[at], cell[at], shape))
+        if not self.training or targets is None:
+            return regions, {}
+        labels, found = self.assign_targets_to_anchors(anchors, targets)
+        loss, box_loss = self.compute_loss(objectness, deltas, labels, self.box_coder.encode(found, anchors))
+        return regions, {"loss_objectness": loss, "loss_rpn_box_reg": box_loss}
+
+    def _regions(
+        self, boxes: Tensor, objectness: Tensor, levels: Tensor, cells: Tensor, shape: tuple[int, int]
+    ) -> Tensor:
+        """An image's regions from candidates: boxes (K, 4), objectness (K), levels (K) and locations (K, C)."""
+        boxes = clip_boxes_to_image(boxes, shape)
+        found = objectness[:, None] * self.head.names(cells).detach().sigmoid()
+        scores, name = found.max(1)
+        large = ((boxes[:, 2:] - boxes[:, :2]) >= self.min_size).all(1)
+        there = (large & (scores >= self.score_thresh)).nonzero()[:, 0]
+        apart = batched_nms(boxes[there], scores[there], name[there], self.nms_thresh)
+        kept = there[apart[: self.post_nms_top_n()]]
+        placed, support = vote(box_iou(boxes[kept], boxes), boxes, found)
+        return torch.cat([placed, levels[kept, None], support, cells[kept]], 1)
 
     def assign_targets_to_anchors(
         self, anchors: list[Tensor], targets: list[Target]
@@ -247,30 +282,30 @@ class ScoredRPN(RegionProposalNetwork):  # type: ignore[misc]
 
 
 class OriginRoIAlign(MultiScaleRoIAlign):  # type: ignore[misc]
-    """RoIAlign of each region on the level that found it, with one sample a bin."""
+    """What is known where a region was found, and RoIAlign of the region on the level that found it."""
 
-    def __init__(self, bins: int) -> None:
-        super().__init__([str(level) for level in range(len(STRIDES))], bins, 1)
+    def __init__(self, bins: int, samples: int) -> None:
+        super().__init__([str(level) for level in range(len(STRIDES))], bins, samples)
         self.scales = [1 / stride for stride in STRIDES]
 
     def forward(self, x: dict[str, Tensor], boxes: list[Tensor], image_shapes: list[tuple[int, int]]) -> Tensor:
-        """Maps, and each image's regions (R, 6) at input scale -> (sum of R, C, S, S)."""
-        regions, level = [b[:, :4] for b in boxes], torch.cat(boxes)[:, 5]
-        image = torch.cat([level.new_full((len(r), 1), i) for i, r in enumerate(regions)])
-        whole = torch.cat([image, torch.cat(regions)], 1)
+        """Maps, and each image's regions (R, 4 + 1 + names + C) at input scale -> (sum of R, C + C * S * S)."""
+        whole = torch.cat(boxes)
+        image = torch.cat([whole.new_full((len(regions), 1), i) for i, regions in enumerate(boxes)])
+        regions, level, cells = torch.cat([image, whole[:, :4]], 1), whole[:, 4], whole[:, -x["0"].shape[1] :]
         members = [(level == i).nonzero()[:, 0] for i in range(len(self.scales))]
         pooled = [
-            roi_align(maps, whole[chosen], self.output_size, scale, self.sampling_ratio, aligned=True)
+            roi_align(maps, regions[chosen], self.output_size, scale, self.sampling_ratio, aligned=True)
             for maps, scale, chosen in zip(x.values(), self.scales, members, strict=True)
         ]
-        return torch.cat(pooled)[torch.cat(members).argsort()]
+        return torch.cat([cells, torch.cat(pooled)[torch.cat(members).argsort()].flatten(1)], 1)
 
 
 class ScoredRoIHeads(RoIHeads):  # type: ignore[misc]
-    """torchvision's RoIHeads for regions with objectness: a detection's score is sqrt(P(object) P(class | region)).
+    """torchvision's RoIHeads whose first logit says whether there is an object, the others what it is called.
 
-    After the probabilistic two-stage detector (Zhou et al., 2021, arXiv:2103.07461). Of two nested regions with the
-    same class score, the one that the RPN took for an object wins.
+    A detection's score is the geometric mean of P(object) P(name), each the sigmoid of a logit, and of its name's
+    support.
 
     In training every region counts. What it should be called is shared among the boxes that it overlaps by half, as
     far as their "scores" go; the rest is background.
@@ -294,7 +329,9 @@ class ScoredRoIHeads(RoIHeads):  # type: ignore[misc]
         names, boxes, labels, known = map(list, wanted)
         codes, label, counts = torch.cat(self.box_coder.encode(boxes, regions)), torch.cat(labels), torch.cat(known)
         total = counts.sum().clamp(min=1)
-        loss = -(torch.cat(names) * logits.log_softmax(1)).sum(1)[counts].sum() / total
+        called, likely = torch.cat(names)[:, 1:], F.logsigmoid(logits.float())  # half precision knows no -1e-6
+        both = (likely[:, :1] + likely[:, 1:]).clamp(max=-1e-6)
+        loss = -(called * both + (1 - called) * torch.log1p(-both.exp())).sum(1)[counts].sum() / total
         found = label.nonzero()[:, 0]
         moved = deltas.unflatten(1, (-1, 4))[found, label[found]]
         box = F.smooth_l1_loss(moved, codes[found], beta=1 / 9, reduction="sum") / total
@@ -320,12 +357,41 @@ class ScoredRoIHeads(RoIHeads):  # type: ignore[misc]
     def postprocess_detections(
         self, class_logits: Tensor, box_regression: Tensor, proposals: list[Tensor], image_shapes: list[tuple[int, int]]
     ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
-        objectness = torch.cat([p[:, 4] for p in proposals])
-        joint = class_logits.log_softmax(1)[:, 1:] + objectness.log()[:, None]
-        background = torch.log1p(-joint.exp().sum(1, keepdim=True).clamp(max=1 - 1e-6))
-        logits, boxes = torch.cat([background, joint], 1), [p[:, :4] for p in proposals]
-        boxes, scores, labels = super().postprocess_detections(logits, box_regression, boxes, image_shapes)
-        return boxes, [s.sqrt() for s in scores], labels
+        """As torchvision's: each image's boxes (N, 4), scores (N) and labels (N), best first."""
+        support = torch.cat([regions[:, 5 : 4 + class_logits.shape[1]] for regions in proposals])
+        scores, counts = (joint(class_logits) * support).sqrt(), [len(regions) for regions in proposals]
+        by_image = zip(scores.split(counts), box_regression.split(counts), proposals, image_shapes, strict=True)
+        boxes, kept, labels = zip(*(self._detections(*one) for one in by_image), strict=True)
+        return list(boxes), list(kept), list(labels)
+
+    def _detections(
+        self, scores: Tensor, deltas: Tensor, regions: Tensor, shape: tuple[int, int]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """An image's boxes (N, 4), scores (N) and labels (N) from scores (R, names) and deltas (R, 4 + 4 * names)."""
+        region, name = (scores > self.score_thresh).nonzero().unbind(1)
+        codes = deltas.unflatten(1, (-1, 4))[region, name + 1]
+        boxes = clip_boxes_to_image(self.box_coder.decode_single(codes, regions[region, :4]), shape)
+        scores = scores[region, name]
+        large = remove_small_boxes(boxes, 1e-2)
+        boxes, scores, name = boxes[large], scores[large], name[large]
+        kept = batched_nms(boxes, scores, name, self.nms_thresh)[: self.detections_per_img]
+        return boxes[kept], scores[kept], name[kept] + 1
+
+
+def joint(logits: Tensor) -> Tensor:
+    """Logits (R, 1 + names) -> P(object and name) (R, names)."""
+    likely = logits.sigmoid()
+    return likely[:, :1] * likely[:, 1:]
+
+
+def vote(overlap: Tensor, boxes: Tensor, found: Tensor) -> tuple[Tensor, Tensor]:
+    """Where regions are and how much their names are supported: boxes (R, 4) and (R, names).
+
+    From their overlap (R, K) with all candidates, and these: boxes (K, 4), how likely each has found what (K, names).
+    """
+    near = torch.where(overlap > VOTING, overlap, 0.0)
+    votes = near * found.amax(1)
+    return votes @ boxes / votes.sum(1, keepdim=True), (near @ found / CROWD).clamp(max=1)
 
 
 def paired_iou(boxes: Tensor, others: Tensor) -> Tensor:
@@ -340,30 +406,45 @@ def _scores(target: Target) -> Tensor:
     return target.get("scores", target["boxes"].new_ones(len(target["boxes"])))
 
 
-def nano_rcnn(num_classes: int = 91, size: int = 416) -> FasterRCNN:
+def nano_rcnn(num_classes: int = 91, size: int = 412) -> FasterRCNN:
     """A Faster R-CNN whose input is fitted into size x size; label 0 is the background.
 
     The thresholds are those that gave the best AP for their time (see weights/README.md).
     """
-    backbone, bins, hidden = NanoBackbone(), 5, 512
+    backbone, bins, hidden = NanoBackbone(), 3, 512
     model = FasterRCNN(
         backbone,
         min_size=size,
         max_size=size,
         rpn_anchor_generator=AnchorGenerator(sizes=((40,), (80,), (160,)), aspect_ratios=((1.0,),) * len(STRIDES)),
-        rpn_head=LinearRPNHead(backbone.out_channels),
+        rpn_head=LinearRPNHead(backbone.out_channels, num_classes - 1),
         rpn_pre_nms_top_n_train=300,
         rpn_pre_nms_top_n_test=300,
-        rpn_post_nms_top_n_train=64,
-        rpn_post_nms_top_n_test=50,
-        rpn_score_thresh=0.05,
-        rpn_nms_thresh=0.5,
-        box_roi_pool=OriginRoIAlign(bins),
-        box_head=TwoMLPHead(backbone.out_channels * bins**2, hidden),
+        rpn_post_nms_top_n_train=100,
+        rpn_post_nms_top_n_test=100,
+        rpn_score_thresh=0.005,
+        rpn_nms_thresh=0.6,
+        box_roi_pool=OriginRoIAlign(bins, samples=1),
+        box_head=TwoMLPHead(backbone.out_channels * (1 + bins**2), hidden),
         box_predictor=FastRCNNPredictor(hidden, num_classes),
-        box_score_thresh=0.02**2,  # compared before the square root
+        box_score_thresh=0.002,
+        box_nms_thresh=0.6,
         box_detections_per_img=100,
     )
     # FasterRCNN builds its own of each
     model.transform.__class__, model.rpn.__class__, model.roi_heads.__class__ = Transform, ScoredRPN, ScoredRoIHeads
     return model
+
+
+def rename(model: FasterRCNN, names: int) -> None:
+    """Forget what objects are called, and make room for so many names; what an object is stays known."""
+    head, old = model.rpn.head, model.roi_heads.box_predictor
+    head.names = nn.Linear(head.names.in_features, names)
+    nn.init.zeros_(head.names.weight)
+    nn.init.constant_(head.names.bias, SURE)  # all names are likely: regions are chosen by objectness alone
+    new = model.roi_heads.box_predictor = FastRCNNPredictor(old.cls_score.in_features, 1 + names)
+    with torch.no_grad():
+        new.cls_score.weight[0], new.cls_score.bias[0] = old.cls_score.weight[0], old.cls_score.bias[0]
+        for part in ("weight", "bias"):  # boxes move as a nameless one
+            moves = getattr(old.bbox_pred, part)[:4]
+            getattr(new.bbox_pred, part).copy_(torch.cat([moves] * (1 + names)))

@@ -24,6 +24,7 @@ from augu_api.detection import ModelUnavailable
 from augu_api.detection.catalogue import Model, sha256_of
 from augu_api.detection.evaluate import Evaluation, check_present
 from augu_api.detection.export import export
+from augu_api.detection.nano import rename
 from augu_api.detection.recipe import Data, Progress, Recipe
 from augu_api.detection.torchvision import TorchvisionEngine, build
 
@@ -324,7 +325,9 @@ def _read(data: Data, label_of: dict[int, int]) -> tuple[dict[int, Path], Boxes]
 def _module(start: Model, names: list[str]) -> nn.Module:
     """The start's module, with a new layer for the names if they are not its own."""
     module: Any = build(start)
-    if names != start.names:
+    if names != start.names and start.architecture == "nano_rcnn":
+        rename(module, len(names) - 1)
+    elif names != start.names:
         predictor = module.roi_heads.box_predictor
         module.roi_heads.box_predictor = FastRCNNPredictor(predictor.cls_score.in_features, len(names))
     return module
