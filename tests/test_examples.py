@@ -29,7 +29,7 @@ from tests.test_client import HTML, TOKEN, canned, envelope, http
 from tests.test_cluster import add
 
 STREET = ROOT / "examples" / "street.png"
-FOUND = {"stop sign": "99.66", "traffic light": "83.88"}
+FOUND = {"stop sign": "100.0", "traffic light": "96.75"}
 SECTION = (ROOT / "README.md").read_text().partition("## From your program\n")[2].partition("\n#")[0]
 BLOCKS = [block.replace("\n    ", "\n").strip() for block in re.findall(r"\n\n((?:    .*\n+)+)", SECTION)]
 
@@ -249,7 +249,7 @@ def test_the_bot_finds_objects(api: Client) -> None:
     """`!objects` with a photo is answered with the picture that the service draws, `!objects names` in words."""
     street = STREET.read_bytes()
     assert reply_to("!objects", street, api) == {"content": None, "file": api.annotated(street)}
-    assert reply_to("!objects names", street, api)["content"] == "stop sign (100 %), traffic light (84 %)"
+    assert reply_to("!objects names", street, api)["content"] == "stop sign (100 %), traffic light (97 %)"
     assert reply_to("!objects names", png_of(Image.new("RGB", (64, 64))), api)["content"] == "Nothing that I know."
 
 

@@ -262,7 +262,7 @@ def test_regions_of_an_empty_photo_are_background(heads: ScoredRoIHeads) -> None
 
 def test_boxes_to_ignore_are_fitted_with_the_photo() -> None:
     """The transform scales them as it scales the boxes, and takes targets without them."""
-    transform = nano_rcnn(3).transform
+    transform = nano_rcnn(3, SIDE).transform
     assert isinstance(transform, Transform)
     image, scale = torch.rand(3, 104, 208), torch.tensor([2.0, 2.0, 2.0, 2.0])
     ignored = torch.tensor([[1.0, 2.0, 30.0, 40.0], [5.0, 6.0, 207.0, 100.0]])

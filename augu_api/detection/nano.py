@@ -1,4 +1,4 @@
-"""The bundled model: torchvision's FasterRCNN on a nano CSP-PAN backbone, 3.1 million parameters in all.
+"""The bundled model: torchvision's FasterRCNN on a nano CSP-PAN backbone, 2.1 million parameters in all.
 
 The backbone and its branches follow YOLOX-nano (Ge et al., 2021, arXiv:2107.08430): a focus stem, CSP-Darknet of
 depth 0.33 and width 0.25 with depthwise convolutions, a PAN neck and a decoupled head, batch norm folded into the
@@ -152,7 +152,8 @@ class NanoBackbone(nn.Module):
 class LinearRPNHead(nn.Module):
     """Maps -> objectness logits and box deltas, one anchor a location, by one linear map shared by the levels.
 
-    `names` tells from a location's numbers (K, C) what its object would be called: logits (K, names).
+    `names` tells from a location's numbers (K, C) what its object would be called: logits (K, names). They choose the
+    regions; no loss trains them.
     """
 
     def __init__(self, channels: int, names: int) -> None:
@@ -181,7 +182,7 @@ class ScoredRPN(RegionProposalNetwork):  # type: ignore[misc]
     A region (4 + 1 + names + C) is a box, the level that found it, how much each name is supported (0 to 1), and the
     numbers of the location that found it. Of the locations with the same likeliest name, the one that is surest of it
     wins. All locations whose boxes overlap the region much then have a vote, weighted by overlap: the region becomes
-    the mean of their boxes (box voting: Gidaris and Komodakis, 2015, arXiv:1505.01749, section 5), and a name's
+    the mean of their boxes (box voting: Gidaris and Komodakis, 2015, arXiv:1505.01749), and a name's
     support is the sum of how likely each takes it for that, where CROWD sure ones are all that can be had.
 
     In training, anchors are assigned by ATSS (Zhang et al., 2020, arXiv:1912.02424, section 3.2) and objectness learns
