@@ -59,7 +59,7 @@ def _deepstack(examples: Examples) -> Examples:
 REPLIES: dict[str, dict[int, Examples]] = {
     "images.objects": GATES
     | _success(
-        objects=[{"name": "stop sign", "x": 5.96, "y": 6.47, "width": 35.76, "height": 28.67, "score": 93.59}], took=12
+        objects=[{"name": "stop sign", "x": 5.91, "y": 6.05, "width": 36.06, "height": 32.15, "score": 86.49}], took=12
     )
     | {
         400: {
@@ -100,7 +100,7 @@ REPLIES: dict[str, dict[int, Examples]] = {
                 "value": {
                     "success": True,
                     "predictions": [
-                        {"confidence": 0.9359, "label": "stop sign", "y_min": 6, "x_min": 5, "y_max": 36, "x_max": 42}
+                        {"confidence": 0.8649, "label": "stop sign", "y_min": 6, "x_min": 5, "y_max": 39, "x_max": 42}
                     ],
                     "duration": 0,
                 }

@@ -217,7 +217,7 @@ def test_the_slider_chooses_by_score(page: Page, token: str) -> None:
     """Only objects of at least the slider's score are drawn and listed, and asked for in the program."""
     enter(page, token)
     with page.expect_response(lambda response: OBJECTS in response.url) as reply:
-        give(page, file_of(photo("coffee"), "PNG"))
+        give(page, file_of(photo("astronaut"), "PNG"))
     scores = [item["score"] for item in reply.value.json()["data"]["objects"]]
     assert len({score // 20 for score in scores}) > 1
     slider = page.get_by_role("slider")
@@ -354,7 +354,7 @@ def test_the_programs_do_the_same(page: Page, token: str, tmp_path: Path, langua
     output = subprocess.run([run, file], cwd=tmp_path, env=env, check=True, stdout=subprocess.PIPE, text=True).stdout
     for item in found:
         assert item["name"] in output
-        assert all(str(item[side]) in output for side in ("score", "x", "y", "width", "height"))
+        assert all(f"{item[side]:g}" in output for side in ("score", "x", "y", "width", "height"))
 
 
 def test_a_program_can_be_copied(page: Page, token: str) -> None:
