@@ -78,7 +78,7 @@ REPLIES: dict[str, dict[int, Examples]] = {
     | {401: TOKEN, 403: BAN, 429: QUOTA, 503: UNAVAILABLE},
     "ops.live": _success(live=True),
     "ops.ready": _success(
-        model="bundled", engine="onnx", sha256="150cfdd77ee11b45834010e7f4123064d3458c0bd6c2459a108c9836b05e96f6"
+        model="bundled", engine="onnx", sha256="ecbbeda8a766dad62f0ae8e78a968e6fd90bcd77534e5d210b9cddef866ad800"
     )
     | {503: UNAVAILABLE},
     "ops.prometheus": {
