@@ -283,10 +283,10 @@ class ScoredRPN(RegionProposalNetwork):  # type: ignore[misc]
 
 
 class OriginRoIAlign(MultiScaleRoIAlign):  # type: ignore[misc]
-    """What is known where a region was found, and RoIAlign of the region on the level that found it."""
+    """What is known where a region was found, and its RoIAlign on the level that found it, with one sample a bin."""
 
-    def __init__(self, bins: int, samples: int) -> None:
-        super().__init__([str(level) for level in range(len(STRIDES))], bins, samples)
+    def __init__(self, bins: int) -> None:
+        super().__init__([str(level) for level in range(len(STRIDES))], bins, 1)
         self.scales = [1 / stride for stride in STRIDES]
 
     def forward(self, x: dict[str, Tensor], boxes: list[Tensor], image_shapes: list[tuple[int, int]]) -> Tensor:
@@ -425,7 +425,7 @@ def nano_rcnn(num_classes: int = 91, size: int = 412) -> FasterRCNN:
         rpn_post_nms_top_n_test=100,
         rpn_score_thresh=0.005,
         rpn_nms_thresh=0.6,
-        box_roi_pool=OriginRoIAlign(bins, samples=1),
+        box_roi_pool=OriginRoIAlign(bins),
         box_head=TwoMLPHead(backbone.out_channels * (1 + bins**2), hidden),
         box_predictor=FastRCNNPredictor(hidden, num_classes),
         box_score_thresh=0.002,

@@ -325,9 +325,11 @@ def _read(data: Data, label_of: dict[int, int]) -> tuple[dict[int, Path], Boxes]
 def _module(start: Model, names: list[str]) -> nn.Module:
     """The start's module, with a new layer for the names if they are not its own."""
     module: Any = build(start)
-    if names != start.names and start.architecture == "nano_rcnn":
+    if names == start.names:
+        return module
+    if start.architecture == "nano_rcnn":
         rename(module, len(names) - 1)
-    elif names != start.names:
+    else:
         predictor = module.roi_heads.box_predictor
         module.roi_heads.box_predictor = FastRCNNPredictor(predictor.cls_score.in_features, len(names))
     return module
