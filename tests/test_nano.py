@@ -11,7 +11,16 @@ from torchvision.ops import box_iou, roi_align
 
 from augu_api.config import Settings
 from augu_api.detection.catalogue import find
-from augu_api.detection.nano import STRIDES, OriginRoIAlign, ScoredRoIHeads, ScoredRPN, Transform, nano_rcnn, rename, vote
+from augu_api.detection.nano import (
+    STRIDES,
+    OriginRoIAlign,
+    ScoredRoIHeads,
+    ScoredRPN,
+    Transform,
+    nano_rcnn,
+    rename,
+    vote,
+)
 from augu_api.detection.torchvision import build
 
 SIDE = 416
