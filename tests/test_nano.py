@@ -34,6 +34,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 @pytest.fixture(scope="module")
 def rpn() -> ScoredRPN:
+    torch.manual_seed(0)
     rpn = nano_rcnn(3).rpn.eval()
     assert isinstance(rpn, ScoredRPN)
     return rpn
@@ -147,7 +148,7 @@ def test_regions_come_from_the_surest_locations() -> None:
     images = ImageList(torch.zeros(2, 3, SIDE, SIDE), [(SIDE, SIDE)] * 2)
     with torch.inference_mode():
         rpn.head.cls_logits.bias.fill_(-9)
-        for parameter in rpn.head.bbox_pred.parameters():
+        for parameter in (*rpn.head.bbox_pred.parameters(), *rpn.head.names.parameters()):
             parameter.zero_()
         found, losses = rpn(images, maps)
     assert losses == {}
