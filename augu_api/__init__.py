@@ -25,7 +25,7 @@ def create_app(settings: Settings, detector: Detector | None = None) -> Flask:
     engine = database.connect(settings.database_url)
     database.upgrade(engine)
     quotas = Quotas(engine, settings.ratelimit_storage, settings.ban_minutes)
-    app.extensions[KEY] = Service(settings, engine, quotas, Line(settings.queue), detector)
+    app.extensions[KEY] = Service(settings, engine, quotas, Line(settings.queue, settings.data_dir / "line"), detector)
     if detector:
         metrics.describe(detector)
     envelope.register(app)

@@ -393,8 +393,9 @@ def train_weights(
             bar.update(progress.step - bar.pos, progress)
 
         data = Data(images, annotations, ignore)
-        trained = fine_tune(model, data, validation, whole, output, report)
-    click.echo(f"AP {trained.ap:.3f}. AUGU_MODEL={output} serves it.", err=True)
+        worth = fine_tune(model, data, validation, whole, output, report)
+    click.echo(f"AP {worth['AP']:.3f}, AP50 {worth['AP50']:.3f}. {output / 'README.md'} is its card.", err=True)
+    click.echo(f"AUGU_MODEL={output} serves it.", err=True)
 
 
 def _losses(progress: Progress | None) -> str:

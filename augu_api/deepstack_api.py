@@ -32,7 +32,8 @@ def detection() -> Response:
     with service.line.turn() as turn:
         fields = DeepStackRequest(service.settings.max_pixels).load(form)
         min_score = round(fields["min_confidence"] * 100, 6)  # 0.07 * 100 is more than 7
-        found = select(detector.detect(fields["image"]), min_score=min_score, limit=100, names=None)
+        detections = detector.detect(fields["image"], all_cores=turn.alone)
+        found = select(detections, min_score=min_score, limit=100, names=None)
     observe(found, turn.milliseconds)
     return Response(minified(DeepStackReply().dump({"predictions": found})), mimetype="application/json")
 

@@ -27,7 +27,7 @@ def objects() -> Response:
     fields = submitted(request)
     with service.line.turn() as turn:
         image = ObjectsRequest(service.settings.max_pixels).load(fields)["data"]
-        found = select(detector.detect(image), **query)
+        found = select(detector.detect(image, all_cores=turn.alone), **query)
         picture = annotated_png(image, found) if mimetype == PNG else None
     observe(found, turn.milliseconds)
     if picture:

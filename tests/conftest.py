@@ -99,7 +99,7 @@ def one_thread() -> Iterator[None]:
 
 @dataclass
 class FakeDetector:
-    """Finds what it is told to, and remembers the images that it saw."""
+    """Finds what it is told to, and remembers the images that it saw, and whether it had all cores for them."""
 
     found: list[Detection] = field(
         default_factory=lambda: [
@@ -111,10 +111,12 @@ class FakeDetector:
     names: list[str] = field(default_factory=lambda: ["person", "cat", "dog"])
     facts: dict[str, str] = field(default_factory=lambda: {"model": "fake", "engine": "none", "sha256": "0"})
     seen: list[Image.Image] = field(default_factory=list)
+    all_cores: list[bool] = field(default_factory=list)
 
-    def detect(self, image: Image.Image) -> list[Detection]:
+    def detect(self, image: Image.Image, *, all_cores: bool = False) -> list[Detection]:
         """Find the same in every image."""
         self.seen.append(image)
+        self.all_cores.append(all_cores)
         return self.found
 
 

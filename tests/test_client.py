@@ -243,7 +243,7 @@ class HeldDetector(FakeDetector):
         super().__init__()
         self.go = Event()
 
-    def detect(self, image: Image.Image) -> list[Detection]:
+    def detect(self, image: Image.Image, *, all_cores: bool = False) -> list[Detection]:
         found = super().detect(image)
         assert self.go.wait(60)
         return found

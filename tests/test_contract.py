@@ -450,7 +450,7 @@ FLAGS_MESSAGE = (
 class BrokenDetector(FakeDetector):
     """Fails in a way that nobody foresaw."""
 
-    def detect(self, image: Image.Image) -> list[Detection]:
+    def detect(self, image: Image.Image, *, all_cores: bool = False) -> list[Detection]:
         raise RuntimeError("a secret of the machine room")
 
 

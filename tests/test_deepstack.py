@@ -404,7 +404,7 @@ def test_a_truncated_file_is_never_shown_in_part(whole: bytes) -> None:
 class Finder(FakeDetector):
     """Finds what is bright."""
 
-    def detect(self, image: Image.Image) -> list[Detection]:
+    def detect(self, image: Image.Image, *, all_cores: bool = False) -> list[Detection]:
         """The box around all bright pixels."""
         box = image.convert("L").point(lambda value: 255 * (value > 128)).getbbox()
         assert box

@@ -265,7 +265,7 @@ class FixedEngine(Engine):
     engine = "none"
     raw = 0.8, 0.7, 0.6
 
-    def find(self, pixels: NDArray[np.uint8]) -> Found:
+    def find(self, pixels: NDArray[np.uint8], *, all_cores: bool = False) -> Found:
         boxes = np.array([[10, 10, 60, 60], [11, 10, 60, 61], [100, 100, 150, 150]], np.float32)
         return Found(boxes, np.array([1, 2, 1]), np.array(self.raw, np.float32))
 

@@ -59,7 +59,7 @@ def test_new_id(client: FlaskClient, given_id: str) -> None:
 class BrokenDetector(FakeDetector):
     """Fails on a photo of one pixel."""
 
-    def detect(self, image: Image.Image) -> list[Detection]:
+    def detect(self, image: Image.Image, *, all_cores: bool = False) -> list[Detection]:
         if image.size == (1, 1):
             raise RuntimeError("a bug")
         return super().detect(image)

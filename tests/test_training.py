@@ -1,6 +1,7 @@
 """Training a model further and measuring it, on coins: a photo that comes with scikit-image."""
 
 import json
+import re
 import shutil
 from collections import Counter
 from collections.abc import Callable
@@ -111,7 +112,13 @@ def coins(photos: Path) -> Path:
     pace = "--steps", 40, "--batch", 4, "--rate", 1e-3, "--trunk-rate", 2e-4, "--validate", 20
     result = run("train", "bundled", *sets, *pace, "--output", photos / "coins", folder=photos)
     assert done(result) == ""
-    assert f"AUGU_MODEL={photos / 'coins'} serves it." in result.stderr
+    worth, serves = result.stderr.splitlines()[-2:]
+    facts = json.loads((photos / "coins" / "model.json").read_text())
+    said = re.fullmatch(r"AP (0\.\d{3}), AP50 (0\.\d{3}|1\.000)\. (.*README\.md) is its card\.", worth)
+    assert said
+    assert float(said[1]) == facts["ap"] < float(said[2])
+    assert re.search(rf"^\| +{said[1]} \| +{said[2]} \|", Path(said[3]).read_text(), re.MULTILINE)
+    assert serves == f"AUGU_MODEL={photos / 'coins'} serves it."
     return photos / "coins"
 
 

@@ -45,8 +45,11 @@ class Detector(Protocol):
     facts: dict[str, str]
     """What runs: `model`, `engine` and the `sha256` of the weights."""
 
-    def detect(self, image: Image.Image) -> list[Detection]:
-        """Find the objects in an RGB image, best score first; boxes lie within the image."""
+    def detect(self, image: Image.Image, *, all_cores: bool = False) -> list[Detection]:
+        """Find the objects in an RGB image, best score first; boxes lie within the image.
+
+        `all_cores` says that nobody else needs them now.
+        """
 
 
 class ModelUnavailable(Exception):

@@ -43,13 +43,13 @@ class Engine(ABC):
         self.calibration = np.array(model.calibration or [[0.0, 0.0], [1.0, 1.0]]).T
 
     @abstractmethod
-    def find(self, pixels: NDArray[np.uint8]) -> Found:
+    def find(self, pixels: NDArray[np.uint8], *, all_cores: bool = False) -> Found:
         """Find the objects in an RGB photo (H, W, 3)."""
 
-    def detect(self, image: Image.Image) -> list[Detection]:
+    def detect(self, image: Image.Image, *, all_cores: bool = False) -> list[Detection]:
         """Find the objects in an RGB image, best score first."""
         fitted = _fitted(image, *self.sides)
-        boxes, labels, raw = self.find(_padded(np.asarray(fitted)))
+        boxes, labels, raw = self.find(_padded(np.asarray(fitted)), all_cores=all_cores)
         scores = _shared(boxes, labels, np.interp(raw, *self.calibration))
         scale = [image.width / fitted.width, image.height / fitted.height] * 2
         corners = np.minimum(boxes * scale, [*image.size, *image.size])
@@ -103,7 +103,8 @@ def load(settings: Settings) -> Detector:
         except ModelUnavailable as error:
             reasons.append(str(error))
         else:
-            detector.detect(Image.new("RGB", (640, 480)))
+            for all_cores in (False, True):
+                detector.detect(Image.new("RGB", (640, 480)), all_cores=all_cores)
             for reason in reasons:
                 logger.warning("%s", reason)
             return detector

@@ -266,8 +266,10 @@ def fine_tune(
     recipe: Recipe,
     output: Path,
     report: Callable[[Progress], None] = lambda _: None,
-) -> Model:
+) -> dict[str, float]:
     """Train `start` further, on the categories of `data`, and write a model's folder that AUGU_MODEL can name.
+
+    Returns what the model is worth on the photos for validation, as COCO's tools name it: "AP", "AP50" and so on.
 
     What the training needs to go on after an end is kept in the folder until it is done. Without `validation` one of
     ten photos is held out for it. Raises ModelUnavailable.
@@ -286,10 +288,10 @@ def fine_tune(
     torch.manual_seed(recipe.seed)  # for the layer of new names
     checkpoint = output / CHECKPOINT
     train(_module(start, names), photos, recipe, checkpoint, validator)
-    model = _finish(validator, len(photos))
+    _finish(validator, len(photos))
     validator.best.unlink()
     checkpoint.unlink()
-    return model
+    return validator.evaluation.summary
 
 
 def _categories(start: Model, annotations: Path) -> tuple[list[str], dict[int, int]]:
@@ -335,7 +337,7 @@ def _module(start: Model, names: list[str]) -> nn.Module:
     return module
 
 
-def _finish(validator: Validator, photos: int) -> Model:
+def _finish(validator: Validator, photos: int) -> None:
     """Export the best weights, calibrate their scores, and write the facts, the pictures and the card."""
     facts, evaluation = validator.facts, validator.evaluation
     torch.save(torch.load(validator.best, weights_only=True)["state"], facts.weights)
@@ -353,7 +355,6 @@ def _finish(validator: Validator, photos: int) -> Model:
     evaluation.draw_curves(model.folder / "curves.png")
     evaluation.draw_worst(model.folder / "worst.png")
     (model.folder / "README.md").write_text(_card(model, validator, photos))
-    return model
 
 
 def _card(model: Model, validator: Validator, photos: int) -> str:
