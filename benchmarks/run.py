@@ -1,6 +1,8 @@
 """Measure this service beside others, on the same photo and weights, in one run: `make bench`.
 
-Needs h2load (nghttp2-client). Writes results.md, results.json and results.svg beside this file.
+All are started, and then take turns of SECONDS in ROUNDS rounds, since machines are faster at one moment than at the
+next: what is compared was measured in the same round. Needs h2load (nghttp2-client) and 20 GB of memory. Writes
+results.md, results.json and results.svg beside this file.
 """
 
 import base64
@@ -17,14 +19,16 @@ import urllib.request
 import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import date
 from io import BytesIO
+from itertools import count, product
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+import click
 import matplotlib
 import numpy as np
 import onnxruntime
@@ -44,22 +48,48 @@ HERE = Path(__file__).parent
 BIN = Path(sys.executable).parent
 CLIENTS = 1, 2, 4, 8
 MEGAPIXELS = 0.3, 1.0, 4.0, 12.0
-SECONDS = int(os.environ.get("SECONDS", "5"))
+SECONDS = float(os.environ.get("SECONDS", "2"))
+ROUNDS = int(os.environ.get("ROUNDS", "4"))
 PORT = 8791
 
 
 @dataclass
+class Turn:
+    """What one turn showed: milliseconds, and requests per second."""
+
+    p50: float
+    p95: float
+    rate: float
+
+
+@dataclass
 class Result:
-    """What was measured of one contestant; milliseconds, MB and seconds."""
+    """What was measured of one contestant, each round's turn by the number of clients; milliseconds, MB and seconds."""
 
     name: str
-    p50: dict[str, float] = field(default_factory=dict)
-    p95: dict[str, float] = field(default_factory=dict)
-    rate: dict[str, float] = field(default_factory=dict)
+    turns: dict[int, list[Turn]] = field(default_factory=dict)
     failed: int = 0
     pss: float | None = None
     start: float | None = None
     by_size: dict[str, float] = field(default_factory=dict)
+
+    def add(self, clients: int, milliseconds: list[float], rate: float) -> None:
+        """Note a turn."""
+        p50, p95 = statistics.median(milliseconds), statistics.quantiles(milliseconds, n=20)[-1]
+        self.turns.setdefault(clients, []).append(Turn(p50, p95, rate))
+
+    def each(self, what: str, clients: int) -> list[float]:
+        """A figure of each round."""
+        return [getattr(turn, what) for turn in self.turns[clients]]
+
+    def usual(self, what: str, clients: int) -> float:
+        """The figure of the median round."""
+        return statistics.median(self.each(what, clients))
+
+    @property
+    def best(self) -> int:
+        """With how many clients it answers most requests a second."""
+        return max(self.turns, key=lambda clients: self.usual("rate", clients))
 
 
 # --- the photo
@@ -97,8 +127,8 @@ def timed(function: Callable[[], Any], seconds: float = SECONDS) -> list[float]:
     return times
 
 
-def in_process(kind: str, threads: int, seconds: float, megapixels: float) -> list[float]:
-    """Time one way to run the model on pixels that are decoded already, in a process of its own."""
+def ready(kind: str, threads: int, megapixels: float) -> Callable[[], Any]:
+    """One way to run the model, on pixels that are decoded already."""
     model = find("bundled", Settings())
     pixels = np.asarray(photo(megapixels))
     torch.set_num_threads(threads)
@@ -106,18 +136,62 @@ def in_process(kind: str, threads: int, seconds: float, megapixels: float) -> li
     options.intra_op_num_threads = threads
     if kind == "onnx":
         session = onnxruntime.InferenceSession(model.export, options)
-        return timed(lambda: session.run(None, {"pixels": pixels}), seconds)
+        return lambda: session.run(None, {"pixels": pixels})
     module = build(model)
     if kind == "plain":
-        return timed(plain(module, pixels, options), seconds)
+        return plain(module, pixels, options)
     image = pil_to_tensor(photo(megapixels))
-    with torch.inference_mode():
-        return timed(lambda: module([image / 255]), seconds)
+    return torch.inference_mode()(lambda: module([image / 255]))
 
 
-def in_process_by_size(kind: str, threads: int) -> dict[str, float]:
-    """The median milliseconds for each size of the photo."""
-    return {str(size): statistics.median(in_process(kind, threads, 2, size)) for size in MEGAPIXELS}
+once: Callable[[], Any]
+
+
+def prepare(kind: str, threads: int) -> None:
+    """In a process of its own: make ready for turns."""
+    global once
+    once = ready(kind, threads, 0.3)
+
+
+def take_turn() -> list[float]:
+    """In that process: a turn."""
+    return timed(once)
+
+
+def median_of(kind: str, threads: int, megapixels: float) -> float:
+    """In that process: the median milliseconds for a photo of that size."""
+    return statistics.median(timed(ready(kind, threads, megapixels)))
+
+
+@dataclass
+class Bare:
+    """A contestant without HTTP: the model in `copies` processes at once, which show what the cores give together."""
+
+    name: str
+    kind: str
+    threads: int
+    copies: int = 1
+
+    @contextmanager
+    def running(self) -> Iterator[list[ProcessPoolExecutor]]:
+        """Processes that are ready."""
+        args = self.kind, self.threads
+        with ExitStack() as stack:
+            pools = [ProcessPoolExecutor(1, get_context("spawn"), prepare, args) for _ in range(self.copies)]
+            yield [stack.enter_context(pool) for pool in pools]
+
+    def weigh(self, result: Result) -> None:
+        """Measure it by size."""
+        with self.running() as pools:
+            if len(pools) == 1:
+                sizes = {size: pools[0].submit(median_of, self.kind, self.threads, size) for size in MEGAPIXELS}
+                result.by_size = {str(size): job.result() for size, job in sizes.items()}
+
+    def turn(self, pools: list[ProcessPoolExecutor], result: Result, clients: int) -> None:
+        """Take a turn if it is about one photo at a time, or about all cores."""
+        if clients == (1 if self.copies == 1 else CLIENTS[-1]):
+            times = [job.result() for job in [pool.submit(take_turn) for pool in pools]]
+            result.add(clients, [t for each in times for t in each], sum(1000 / statistics.mean(t) for t in times))
 
 
 def plain(module: Any, pixels: np.ndarray[Any, Any], options: onnxruntime.SessionOptions) -> Callable[[], Any]:
@@ -131,38 +205,90 @@ def plain(module: Any, pixels: np.ndarray[Any, Any], options: onnxruntime.Sessio
     return lambda: session.run(None, {"image": image.numpy()})
 
 
-def measured_in_process(name: str, kind: str, threads: int, copies: int = 1) -> Result:
-    """As a contestant; `copies` processes at once show what the cores give together."""
-    result = Result(name)
-    context = get_context("spawn")
-    with ProcessPoolExecutor(copies, context) as pool:
-        jobs = [pool.submit(in_process, kind, threads, SECONDS, 0.3) for _ in range(copies)]
-        times = [job.result() for job in jobs]
-        if copies == 1:
-            result.by_size = pool.submit(in_process_by_size, kind, threads).result()
-    put(result, copies, [t for each in times for t in each])
-    result.rate[str(copies)] = sum(1000 / statistics.mean(each) for each in times)
-    return result
-
-
-def put(result: Result, clients: int, milliseconds: list[float]) -> None:
-    result.p50[str(clients)] = statistics.median(milliseconds)
-    result.p95[str(clients)] = statistics.quantiles(milliseconds, n=20)[-1]
-
-
 # --- servers
 
 
 @dataclass
-class Contestant:
-    """A server: how it is started, and how it wants the photo."""
+class Server:
+    """A contestant over HTTP: how it is started, and how it wants the photo."""
 
     name: str
+    port: int
     command: list[str]
     path: str
     form: str
+    folder: Path
     env: dict[str, str] = field(default_factory=dict)
     headers: dict[str, str] = field(default_factory=dict)
+
+    @contextmanager
+    def running(self) -> Iterator[psutil.Process]:
+        """The server, once it has answered a whole request."""
+        log = self.folder / f"{self.port}.log"
+        with log.open("wb") as out:
+            process = subprocess.Popen(
+                self.command, env=os.environ | self.env, cwd=ROOT, stdout=out, stderr=out, start_new_session=True
+            )
+        try:
+            deadline = time.perf_counter() + 120
+            while not self.answers():
+                if time.perf_counter() > deadline:
+                    raise RuntimeError(log.read_text())
+                time.sleep(0.05)
+            yield psutil.Process(process.pid)
+        finally:
+            family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+            process.terminate()
+            _, alive = psutil.wait_procs(family, 15)
+            for left in alive:
+                left.kill()
+
+    def weigh(self, result: Result) -> None:
+        """Measure what other servers beside it would change: its start, its memory; and photos of other sizes."""
+        start = time.perf_counter()
+        with self.running() as process:
+            result.start = time.perf_counter() - start
+            self.load(CLIENTS[-1])
+            result.pss = pss(process)
+            for size in MEGAPIXELS:
+                result.by_size[str(size)] = statistics.median(ms for _, ms in self.load(1, size, 2 * SECONDS))
+
+    def turn(self, _: psutil.Process, result: Result, clients: int) -> None:
+        """Take a turn."""
+        rows = self.load(clients)
+        good = [milliseconds for status, milliseconds in rows if status == 200]
+        result.failed += len(rows) - len(good)
+        result.add(clients, good, len(good) / SECONDS)
+
+    def load(self, clients: int, megapixels: float = 0.3, seconds: float = SECONDS) -> list[tuple[int, float]]:
+        """h2load's requests: each one's status and milliseconds."""
+        file, kind = self.body(megapixels)
+        log = self.folder / "requests.log"
+        log.unlink(missing_ok=True)
+        command = ["h2load", "--h1", "-t", "1", "-c", str(clients), "-D", f"{seconds * 1000:.0f}ms"]
+        command += ["--warm-up-time", "500ms", "-d", str(file), f"--log-file={log}"]
+        for key, value in {"Content-Type": kind, **self.headers}.items():
+            command += ["-H", f"{key}: {value}"]
+        subprocess.run([*command, f"http://127.0.0.1:{self.port}{self.path}"], check=True, stdout=subprocess.PIPE)
+        rows = [line.split() for line in log.read_text().splitlines()]
+        return [(int(status), int(microseconds) / 1000) for _, status, microseconds in rows]
+
+    def answers(self) -> bool:
+        """Whether a whole request is answered."""
+        file, kind = self.body()
+        url, headers = f"http://127.0.0.1:{self.port}{self.path}", {"Content-Type": kind, **self.headers}
+        try:
+            with urllib.request.urlopen(urllib.request.Request(url, file.read_bytes(), headers), timeout=20) as reply:
+                return reply.status == 200
+        except OSError:
+            return False
+
+    def body(self, megapixels: float = 0.3) -> tuple[Path, str]:
+        """A file with the photo as the server's documentation sends it, and the content type."""
+        file = self.folder / f"{self.form}-{megapixels}"
+        if not file.exists():
+            file.write_bytes(body(self.form, png(photo(megapixels)))[0])
+        return file, body(self.form, b"")[1]
 
 
 def body(form: str, image: bytes) -> tuple[bytes, str]:
@@ -174,110 +300,36 @@ def body(form: str, image: bytes) -> tuple[bytes, str]:
     return head.encode() + image + b"\r\n--photo--\r\n", "multipart/form-data; boundary=photo"
 
 
-@contextmanager
-def running(contestant: Contestant, log: Path) -> Iterator[psutil.Process]:
-    with log.open("wb") as out:
-        env = os.environ | contestant.env
-        process = subprocess.Popen(
-            contestant.command, env=env, cwd=ROOT, stdout=out, stderr=out, start_new_session=True
-        )
-    try:
-        yield psutil.Process(process.pid)
-    finally:
-        family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
-        process.terminate()
-        _, alive = psutil.wait_procs(family, 15)
-        for left in alive:
-            left.kill()
-
-
-def load_with(contestant: Contestant, file: Path, kind: str, clients: int, seconds: float) -> list[tuple[int, float]]:
-    """h2load's requests: each one's status and milliseconds."""
-    log = file.with_suffix(".log")
-    log.unlink(missing_ok=True)
-    headers = {"Content-Type": kind, **contestant.headers}
-    command = ["h2load", "--h1", "-t", "1", "-c", str(clients), "-D", str(seconds), "--warm-up-time", "2"]
-    command += ["-d", str(file), f"--log-file={log}"]
-    for key, value in headers.items():
-        command += ["-H", f"{key}: {value}"]
-    subprocess.run([*command, f"http://127.0.0.1:{PORT}{contestant.path}"], check=True, stdout=subprocess.PIPE)
-    rows = [line.split() for line in log.read_text().splitlines()]
-    return [(int(status), int(microseconds) / 1000) for _, status, microseconds in rows]
-
-
-def measured(contestant: Contestant, folder: Path) -> Result:
-    """Start it, load it, weigh it."""
-    result = Result(contestant.name)
-    file = folder / "body"
-    data, kind = body(contestant.form, png(photo(0.3)))
-    file.write_bytes(data)
-    start = time.perf_counter()
-    with running(contestant, folder / "server.log") as process:
-        while not answers(contestant, file, kind):
-            if time.perf_counter() - start > 120:
-                raise RuntimeError((folder / "server.log").read_text())
-            time.sleep(0.05)
-        result.start = time.perf_counter() - start
-        load_with(contestant, file, kind, 8, 3)
-        for clients in CLIENTS:
-            rows = load_with(contestant, file, kind, clients, SECONDS)
-            good = [milliseconds for status, milliseconds in rows if status == 200]
-            result.failed += len(rows) - len(good)
-            put(result, clients, good)
-            result.rate[str(clients)] = len(good) / SECONDS
-        result.pss = pss(process)
-        for size in MEGAPIXELS:
-            data, kind = body(contestant.form, png(photo(size)))
-            file.write_bytes(data)
-            result.by_size[str(size)] = statistics.median(ms for _, ms in load_with(contestant, file, kind, 1, 2))
-    return result
-
-
-def answers(contestant: Contestant, file: Path, kind: str) -> bool:
-    """Whether a whole request is answered."""
-    url, headers = f"http://127.0.0.1:{PORT}{contestant.path}", {"Content-Type": kind, **contestant.headers}
-    try:
-        with urllib.request.urlopen(urllib.request.Request(url, file.read_bytes(), headers), timeout=20) as response:
-            return response.status == 200
-    except OSError:
-        return False
-
-
 def pss(process: psutil.Process) -> float:
     """Proportional set size of a process and its children, in MB."""
     family = [process, *process.children(recursive=True)]
     return sum(member.memory_full_info().pss for member in family) / 1e6
 
 
-def contestants(folder: Path) -> Iterator[Contestant]:
+def servers(folder: Path) -> Iterator[Server]:
     """Yield this service in its arrangements, and its peers with the torchvision module and with our export."""
     data = {"AUGU_DATA_DIR": str(folder / "data")}
     add = [BIN / "augu-api", "users", "add", "bench", "--coefficient", "100000"]
     add += ["--grant", "IMAGES_OBJECTS", "--grant", "EXPERIMENTAL"]
     token = subprocess.run(add, env=os.environ | data, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
     ours = {"Authorization": f"Bearer {token}"}
-    gunicorn = [str(BIN / "gunicorn"), "--bind", f"127.0.0.1:{PORT}"]
+    ports = count(PORT)
     for engine in ("onnx", "torchvision"):
         for workers in (CORES, 1):
+            port, name = next(ports), f"Augu API, {engine}, {workers} x {CORES // workers}"
             env = data | {"AUGU_ENGINE": engine, "WEB_CONCURRENCY": str(workers)}
-            name = f"Augu API, {engine}, {workers} x {CORES // workers}"
-            yield Contestant(name, gunicorn, "/images/classify/objects", "json", env, ours)
+            command = [str(BIN / "gunicorn"), "--bind", f"127.0.0.1:{port}"]
+            yield Server(name, port, command, "/images/classify/objects", "json", folder, env, ours)
     for engine in ("torchvision", "onnx"):
         for workers in (1, CORES):
-            arrangement = f"{engine}, {workers} x {CORES // workers}"
-            command = [sys.executable, str(HERE / "peer_litserve.py"), engine, str(workers), str(PORT)]
-            yield Contestant(f"LitServe, {arrangement}", command, "/predict", "json")
+            port, arrangement = next(ports), f"{engine}, {workers} x {CORES // workers}"
+            command = [sys.executable, str(HERE / "peer_litserve.py"), engine, str(workers), str(port)]
+            yield Server(f"LitServe, {arrangement}", port, command, "/predict", "json", folder)
+            port = next(ports)
             env = {"PEER_ENGINE": engine, "PEER_WORKERS": str(workers), "BENTOML_DO_NOT_TRACK": "True"}
-            command = [
-                str(BIN / "bentoml"),
-                "serve",
-                "peer_bentoml:Detector",
-                "--working-dir",
-                str(HERE),
-                "-p",
-                str(PORT),
-            ]
-            yield Contestant(f"BentoML, {arrangement}", command, "/detect", "multipart", env)
+            command = [str(BIN / "bentoml"), "serve", "peer_bentoml:Detector"]
+            command += ["--working-dir", str(HERE), "-p", str(port)]
+            yield Server(f"BentoML, {arrangement}", port, command, "/detect", "multipart", folder, env)
 
 
 # --- what is shown
@@ -288,37 +340,46 @@ def table(results: list[Result]) -> str:
     rows = []
     for r in results:
         row: dict[str, Any] = {"": r.name}
-        row |= {
-            f"p50 / p95 ms, {c} clients": f"{r.p50[c]:.0f} / {r.p95[c]:.0f}" for c in map(str, CLIENTS) if c in r.p50
-        }
-        row["req/s, best"] = f"{max(r.rate.values()):.1f}"
+        for clients in CLIENTS:
+            shown = clients in r.turns and (clients == 1 or r.start)
+            row[f"p50 / p95 ms, {clients} clients"] = (
+                f"{r.usual('p50', clients):.0f} / {r.usual('p95', clients):.0f}" if shown else ""
+            )
+        row["req/s, best"] = f"{r.usual('rate', r.best):.1f}"
         row["PSS MB"] = f"{r.pss:.0f}" if r.pss else ""
         row["start s"] = f"{r.start:.1f}" if r.start else ""
-        row |= {f"{size} MP ms": f"{ms:.0f}" for size, ms in r.by_size.items()}
+        row |= {f"{size} MP ms": f"{r.by_size[str(size)]:.0f}" if r.by_size else "" for size in MEGAPIXELS}
         row["failed"] = r.failed or ""
         rows.append(row)
     return tabulate(rows, headers="keys", tablefmt="github", disable_numparse=True)
 
 
 def ratios(results: list[Result]) -> list[str]:
-    """The promises, each with its figure."""
-    by = {r.name: r for r in results}
-    ours = {1: by[f"Augu API, onnx, {CORES} x 1"], CORES: by[f"Augu API, onnx, 1 x {CORES}"]}
+    """The promises, each with its figure: the median of the rounds, and the lowest and highest of them."""
+    by, most = {r.name: r for r in results}, CLIENTS[-1]
+    default, single = by[f"Augu API, onnx, {CORES} x 1"], by[f"Augu API, onnx, 1 x {CORES}"]
     lines = []
-    for threads, served in ours.items():
-        for other in ("eager module", "our export"):
-            ratio = served.p50["1"] / by[f"{other}, {_threads(threads)}"].p50["1"]
-            lines.append(f"p50 of one client over HTTP / {other} in process, {_threads(threads)}: {ratio:.2f}")
-    default = ours[1]
-    bare = by[f"our export, {CORES} processes"].rate[str(CORES)]
-    lines.append(f"req/s of 8 clients / {CORES} processes of bare inference: {default.rate['8'] / bare:.2f}")
+    for other in ("eager module", "our export"):
+        for served in (default, single):
+            bare = by[f"{other}, {_threads(CORES)}"].each("p50", 1)
+            what = f"p50 of one client, {served.name} / {other} in process, {_threads(CORES)}"
+            lines.append(f"{what}: {_ratio(served.each('p50', 1), bare)}")
+    rate = default.each("rate", most)
+    bare = by[f"our export, {CORES} processes"].each("rate", most)
+    lines.append(f"req/s of {most} clients / {CORES} processes of bare inference: {_ratio(rate, bare)}")
     for engine in ("torchvision", "onnx"):
         for peer in ("LitServe", "BentoML"):
-            best = max(max(r.rate.values()) for r in results if r.name.startswith(f"{peer}, {engine}"))
-            lines.append(f"req/s of 8 clients / the best of {peer} with {engine}: {default.rate['8'] / best:.2f}")
-    lines.append(f"p95 / p50 of 8 clients: {default.p95['8'] / default.p50['8']:.2f}")
+            peers = [r.turns for r in results if r.name.startswith(f"{peer}, {engine}")]
+            best = [max(t[c][n].rate for t in peers for c in t) for n in range(ROUNDS)]
+            lines.append(f"req/s of {most} clients / the best of {peer} with {engine}: {_ratio(rate, best)}")
+    lines.append(f"p95 / p50 of {most} clients: {_ratio(default.each('p95', most), default.each('p50', most))}")
     lines.append(f"PSS a worker: {(default.pss or 0) / CORES:.0f} MB; start to first answer: {default.start:.1f} s")
     return lines
+
+
+def _ratio(ours: list[float], theirs: list[float]) -> str:
+    each = [a / b for a, b in zip(ours, theirs, strict=True)]
+    return f"{statistics.median(each):.2f} ({min(each):.2f} to {max(each):.2f})"
 
 
 def _threads(count: int) -> str:
@@ -330,10 +391,10 @@ def draw(results: list[Result], path: Path) -> None:
     matplotlib.use("svg")
     from matplotlib import pyplot
 
-    served = sorted((r for r in results if r.start), key=lambda r: max(r.rate.values()))
+    served = sorted((r for r in results if r.start), key=lambda r: r.usual("rate", r.best))
     figure, axes = pyplot.subplots(figsize=(8, 0.4 * len(served) + 1))
     colours = ["#1565c0" if r.name.startswith("Augu") else "#9e9e9e" for r in served]
-    bars = axes.barh([r.name for r in served], [max(r.rate.values()) for r in served], color=colours)
+    bars = axes.barh([r.name for r in served], [r.usual("rate", r.best) for r in served], color=colours)
     axes.bar_label(bars, fmt="%.0f", padding=3)
     axes.set_xlabel(f"requests per second, best of 1 to 8 clients, {CORES} cores, 640 x 480")
     axes.spines[["top", "right"]].set_visible(False)
@@ -344,16 +405,18 @@ def main() -> None:
     """Measure everything, and write it down."""
     if not shutil.which("h2load"):
         sys.exit("h2load is missing: apt-get install nghttp2-client")
-    results = []
     kinds = {"eager module": "eager", "plain torchvision export": "plain", "our export": "onnx"}
-    bare = [(f"{name}, {_threads(n)}", kind, n, 1) for n in (1, CORES) for name, kind in kinds.items()]
-    for job in [*bare, (f"our export, {CORES} processes", "onnx", 1, CORES)]:
-        print(job[0], file=sys.stderr, flush=True)
-        results.append(measured_in_process(*job))
-    with tempfile.TemporaryDirectory() as folder:
-        for contestant in contestants(Path(folder)):
-            print(contestant.name, file=sys.stderr, flush=True)
-            results.append(measured(contestant, Path(folder)))
+    bare = [Bare(f"{name}, {_threads(n)}", kind, n) for n in (1, CORES) for name, kind in kinds.items()]
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as running:
+        cores = Bare(f"our export, {CORES} processes", "onnx", 1, CORES)
+        contestants: list[Bare | Server] = [*bare, cores, *servers(Path(folder))]
+        results = [Result(contestant.name) for contestant in contestants]
+        for contestant, result in zip(_bar(contestants, "Alone"), results, strict=True):
+            contestant.weigh(result)
+        started = [running.enter_context(contestant.running()) for contestant in _bar(contestants, "Starting")]
+        turns = list(product(range(ROUNDS), CLIENTS, zip(contestants, started, results, strict=True)))
+        for _, clients, (contestant, process, result) in _bar(turns, "Turns"):
+            contestant.turn(process, result, clients)
     machine = f"{CORES} cores, {platform.machine()}, {cpu()}, {date.today()}"
     promises = "".join(f"- {line}\n" for line in ratios(results))
     text = f"Measured by `make bench` on {machine}.\n\n{table(results)}\n\n{promises}"
@@ -362,6 +425,11 @@ def main() -> None:
     (HERE / "results.json").write_text(json.dumps(raw, indent=1))
     draw(results, HERE / "results.svg")
     print(text)
+
+
+def _bar(steps: list[Any], label: str) -> Iterator[Any]:
+    with click.progressbar(steps, label=label, file=sys.stderr) as bar:
+        yield from bar
 
 
 def cpu() -> str:

@@ -201,7 +201,7 @@ class ScoredRPN(RegionProposalNetwork):  # type: ignore[misc]
         anchors = self.anchor_generator(images, maps)
         objectness, deltas = concat_box_prediction_layers(*self.head(maps))
         boxes = self.box_coder.decode(deltas.detach(), anchors).reshape(len(anchors), -1, 4)
-        logits, cells = objectness.detach().reshape(len(anchors), -1), [x.flatten(2).mT for x in maps]
+        logits, cells = objectness.detach().reshape(len(anchors), -1), [x.flatten(2).transpose(-1, -2) for x in maps]
         counts = [x.shape[1] for x in cells]
         levels = torch.cat([logits.new_full((count,), level) for level, count in enumerate(counts)])
         chosen = self._get_top_n_idx(logits, counts)
