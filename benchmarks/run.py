@@ -1,8 +1,8 @@
 """Measure this service beside others, on the same photo and weights, in one run: `make bench`.
 
 All are started, and then take turns of SECONDS in ROUNDS rounds, since machines are faster at one moment than at the
-next: what is compared was measured in the same round. Needs h2load (nghttp2-client) and 20 GB of memory. Writes
-results.md, results.json and results.svg beside this file.
+next: what is compared was measured in the same round. Needs h2load (nghttp2-client) and
+20 GB of memory. Writes results.md, results.json and results.svg beside this file.
 """
 
 import base64
@@ -237,9 +237,9 @@ class Server:
                 time.sleep(0.05)
             yield psutil.Process(process.pid)
         finally:
-            family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+            processes = family(psutil.Process(process.pid))
             process.terminate()
-            _, alive = psutil.wait_procs(family, 15)
+            _, alive = psutil.wait_procs(processes, 15)
             for left in alive:
                 left.kill()
 
@@ -302,8 +302,12 @@ def body(form: str, image: bytes) -> tuple[bytes, str]:
 
 def pss(process: psutil.Process) -> float:
     """Proportional set size of a process and its children, in MB."""
-    family = [process, *process.children(recursive=True)]
-    return sum(member.memory_full_info().pss for member in family) / 1e6
+    return sum(member.memory_full_info().pss for member in family(process)) / 1e6
+
+
+def family(process: psutil.Process) -> list[psutil.Process]:
+    """A process and all below it."""
+    return [process, *process.children(recursive=True)]
 
 
 def servers(folder: Path) -> Iterator[Server]:
@@ -407,13 +411,13 @@ def main() -> None:
         sys.exit("h2load is missing: apt-get install nghttp2-client")
     kinds = {"eager module": "eager", "plain torchvision export": "plain", "our export": "onnx"}
     bare = [Bare(f"{name}, {_threads(n)}", kind, n) for n in (1, CORES) for name, kind in kinds.items()]
-    with tempfile.TemporaryDirectory() as folder, ExitStack() as running:
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         cores = Bare(f"our export, {CORES} processes", "onnx", 1, CORES)
         contestants: list[Bare | Server] = [*bare, cores, *servers(Path(folder))]
         results = [Result(contestant.name) for contestant in contestants]
         for contestant, result in zip(_bar(contestants, "Alone"), results, strict=True):
             contestant.weigh(result)
-        started = [running.enter_context(contestant.running()) for contestant in _bar(contestants, "Starting")]
+        started = [stack.enter_context(contestant.running()) for contestant in _bar(contestants, "Starting")]
         turns = list(product(range(ROUNDS), CLIENTS, zip(contestants, started, results, strict=True)))
         for _, clients, (contestant, process, result) in _bar(turns, "Turns"):
             contestant.turn(process, result, clients)
