@@ -263,7 +263,7 @@ def modes(folder: Path) -> dict[str, str]:
 
 
 def test_files_are_private(tmp_path: Path) -> None:
-    """Whatever the umask, the folder, the secret, the database and its log are their owner's alone."""
+    """Whatever the umask, the folder, the secret, the database, its log and the lock are their owner's alone."""
     folder = tmp_path / "data"
     code = (
         "from augu_api import create_app; from augu_api.config import Settings\n"
@@ -274,7 +274,7 @@ def test_files_are_private(tmp_path: Path) -> None:
     )
     done = subprocess.run(["python", "-c", code], env=os.environ | {"PATH": f"{BIN}:{os.environ['PATH']}"},
                           cwd=ROOT, umask=0, check=True, stdout=subprocess.PIPE, text=True)  # fmt: skip
-    assert done.stdout.split() == ["0o100600"] * 4  # augu.db, its -shm and -wal, secret_key
+    assert done.stdout.split() == ["0o100600"] * 5  # augu.db, its -shm and -wal, line, secret_key
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
 
 
