@@ -1,8 +1,8 @@
 """Measure this service beside others, on the same photo and weights, in one run: `make bench`.
 
-All are started, and then take turns of SECONDS in ROUNDS rounds, since machines are faster at one moment than at the
-next: what is compared was measured in the same round. Needs h2load (nghttp2-client) and
-20 GB of memory. Writes results.md, results.json and results.svg beside this file.
+Machines are faster at one moment than at the next, so each server is measured in ROUNDS rounds of turns of SECONDS, and
+between them the model in process takes turns as well: servers are compared by what they make of that. Needs h2load
+(nghttp2-client). Writes results.md, results.json and results.svg beside this file.
 """
 
 import base64
@@ -49,7 +49,7 @@ BIN = Path(sys.executable).parent
 CLIENTS = 1, 2, 4, 8
 MEGAPIXELS = 0.3, 1.0, 4.0, 12.0
 SECONDS = float(os.environ.get("SECONDS", "2"))
-ROUNDS = int(os.environ.get("ROUNDS", "4"))
+ROUNDS = int(os.environ.get("ROUNDS", "3"))
 PORT = 8791
 
 
@@ -64,32 +64,41 @@ class Turn:
 
 @dataclass
 class Result:
-    """What was measured of one contestant, each round's turn by the number of clients; milliseconds, MB and seconds."""
+    """What was measured of one contestant; milliseconds, MB and seconds.
+
+    turns: by the number of clients; beside: those that the model in process took between them, by its name
+    """
 
     name: str
     turns: dict[int, list[Turn]] = field(default_factory=dict)
+    beside: dict[str, list[Turn]] = field(default_factory=dict)
     failed: int = 0
     pss: float | None = None
     start: float | None = None
     by_size: dict[str, float] = field(default_factory=dict)
 
-    def add(self, clients: int, milliseconds: list[float], rate: float) -> None:
-        """Note a turn."""
-        p50, p95 = statistics.median(milliseconds), statistics.quantiles(milliseconds, n=20)[-1]
-        self.turns.setdefault(clients, []).append(Turn(p50, p95, rate))
-
-    def each(self, what: str, clients: int) -> list[float]:
-        """A figure of each round."""
-        return [getattr(turn, what) for turn in self.turns[clients]]
-
     def usual(self, what: str, clients: int) -> float:
-        """The figure of the median round."""
-        return statistics.median(self.each(what, clients))
+        """The figure of the median turn."""
+        return usual(what, self.turns[clients])
+
+    def compared(self, what: str, clients: int, name: str) -> float:
+        """The figure, as a part of what the model in process had at the same time."""
+        return self.usual(what, clients) / usual(what, self.beside[name])
 
     @property
     def best(self) -> int:
         """With how many clients it answers most requests a second."""
         return max(self.turns, key=lambda clients: self.usual("rate", clients))
+
+
+def turn_of(milliseconds: list[float], rate: float) -> Turn:
+    """Sum a turn up."""
+    return Turn(statistics.median(milliseconds), statistics.quantiles(milliseconds, n=20)[-1], rate)
+
+
+def usual(what: str, turns: list[Turn]) -> float:
+    """The figure of the median turn."""
+    return statistics.median(getattr(turn, what) for turn in turns)
 
 
 # --- the photo
@@ -172,26 +181,40 @@ class Bare:
     threads: int
     copies: int = 1
 
+    def __post_init__(self) -> None:
+        self.pools: list[ProcessPoolExecutor] = []
+        self.result = Result(self.name)
+
     @contextmanager
-    def running(self) -> Iterator[list[ProcessPoolExecutor]]:
-        """Processes that are ready."""
-        args = self.kind, self.threads
+    def running(self) -> Iterator[None]:
+        """Its processes are there."""
         with ExitStack() as stack:
-            pools = [ProcessPoolExecutor(1, get_context("spawn"), prepare, args) for _ in range(self.copies)]
-            yield [stack.enter_context(pool) for pool in pools]
+            args = get_context("spawn"), prepare, (self.kind, self.threads)
+            self.pools = [stack.enter_context(ProcessPoolExecutor(1, *args)) for _ in range(self.copies)]
+            self._all()
+            yield
 
-    def weigh(self, result: Result) -> None:
+    @property
+    def clients(self) -> int:
+        """With how many clients of a server it is to be compared."""
+        return 1 if self.copies == 1 else CLIENTS[-1]
+
+    def weigh(self) -> None:
         """Measure it by size."""
-        with self.running() as pools:
-            if len(pools) == 1:
-                sizes = {size: pools[0].submit(median_of, self.kind, self.threads, size) for size in MEGAPIXELS}
-                result.by_size = {str(size): job.result() for size, job in sizes.items()}
+        if self.copies == 1:
+            with self.running():
+                sizes = {size: self.pools[0].submit(median_of, self.kind, self.threads, size) for size in MEGAPIXELS}
+                self.result.by_size = {str(size): job.result() for size, job in sizes.items()}
 
-    def turn(self, pools: list[ProcessPoolExecutor], result: Result, clients: int) -> None:
-        """Take a turn if it is about one photo at a time, or about all cores."""
-        if clients == (1 if self.copies == 1 else CLIENTS[-1]):
-            times = [job.result() for job in [pool.submit(take_turn) for pool in pools]]
-            result.add(clients, [t for each in times for t in each], sum(1000 / statistics.mean(t) for t in times))
+    def turn(self) -> Turn:
+        """Take a turn."""
+        times = self._all()
+        turn = turn_of([t for each in times for t in each], sum(1000 / statistics.mean(each) for each in times))
+        self.result.turns.setdefault(self.clients, []).append(turn)
+        return turn
+
+    def _all(self) -> list[list[float]]:
+        return [job.result() for job in [pool.submit(take_turn) for pool in self.pools]]
 
 
 def plain(module: Any, pixels: np.ndarray[Any, Any], options: onnxruntime.SessionOptions) -> Callable[[], Any]:
@@ -243,22 +266,26 @@ class Server:
             for left in alive:
                 left.kill()
 
-    def weigh(self, result: Result) -> None:
-        """Measure what other servers beside it would change: its start, its memory; and photos of other sizes."""
-        start = time.perf_counter()
-        with self.running() as process:
+    def measured(self, bare: list[Bare]) -> Result:
+        """Start it, load it, weigh it, and let those in process take their turns beside it."""
+        start, result = time.perf_counter(), Result(self.name)
+        with self.running() as process, ExitStack() as stack:
             result.start = time.perf_counter() - start
             self.load(CLIENTS[-1])
             result.pss = pss(process)
             for size in MEGAPIXELS:
                 result.by_size[str(size)] = statistics.median(ms for _, ms in self.load(1, size, 2 * SECONDS))
-
-    def turn(self, _: psutil.Process, result: Result, clients: int) -> None:
-        """Take a turn."""
-        rows = self.load(clients)
-        good = [milliseconds for status, milliseconds in rows if status == 200]
-        result.failed += len(rows) - len(good)
-        result.add(clients, good, len(good) / SECONDS)
+            for one in bare:
+                stack.enter_context(one.running())
+            for _, clients in product(range(ROUNDS), CLIENTS):
+                rows = self.load(clients)
+                good = [milliseconds for status, milliseconds in rows if status == 200]
+                result.failed += len(rows) - len(good)
+                result.turns.setdefault(clients, []).append(turn_of(good, len(good) / SECONDS))
+                for one in bare:
+                    if one.clients == clients:
+                        result.beside.setdefault(one.name, []).append(one.turn())
+        return result
 
     def load(self, clients: int, megapixels: float = 0.3, seconds: float = SECONDS) -> list[tuple[int, float]]:
         """h2load's requests: each one's status and milliseconds."""
@@ -359,31 +386,29 @@ def table(results: list[Result]) -> str:
 
 
 def ratios(results: list[Result]) -> list[str]:
-    """The promises, each with its figure: the median of the rounds, and the lowest and highest of them."""
-    by, most = {r.name: r for r in results}, CLIENTS[-1]
+    """The promises, each with its figure."""
+    by, most, cores = {r.name: r for r in results}, CLIENTS[-1], _cores()
     default, single = by[f"Augu API, onnx, {CORES} x 1"], by[f"Augu API, onnx, 1 x {CORES}"]
     lines = []
-    for other in ("eager module", "our export"):
-        for served in (default, single):
-            bare = by[f"{other}, {_threads(CORES)}"].each("p50", 1)
-            what = f"p50 of one client, {served.name} / {other} in process, {_threads(CORES)}"
-            lines.append(f"{what}: {_ratio(served.each('p50', 1), bare)}")
-    rate = default.each("rate", most)
-    bare = by[f"our export, {CORES} processes"].each("rate", most)
-    lines.append(f"req/s of {most} clients / {CORES} processes of bare inference: {_ratio(rate, bare)}")
+    for served, threads in ((default, 1), (default, CORES), (single, CORES)):
+        for other in ("eager module", "our export"):
+            name = f"{other}, {_threads(threads)}"
+            ratio = served.compared("p50", 1, name)
+            lines.append(f"p50 of one client, {served.name} / {name}, in process: {ratio:.2f}")
+    rate = default.compared("rate", most, cores)
+    lines.append(f"req/s of {most} clients / {cores}: {rate:.2f}")
     for engine in ("torchvision", "onnx"):
         for peer in ("LitServe", "BentoML"):
-            peers = [r.turns for r in results if r.name.startswith(f"{peer}, {engine}")]
-            best = [max(t[c][n].rate for t in peers for c in t) for n in range(ROUNDS)]
-            lines.append(f"req/s of {most} clients / the best of {peer} with {engine}: {_ratio(rate, best)}")
-    lines.append(f"p95 / p50 of {most} clients: {_ratio(default.each('p95', most), default.each('p50', most))}")
+            peers = [r for r in results if r.name.startswith(f"{peer}, {engine}")]
+            best = max(r.compared("rate", r.best, cores) for r in peers)
+            lines.append(f"req/s of {most} clients / the best of {peer} with {engine}: {rate / best:.2f}")
+    lines.append(f"p95 / p50 of {most} clients: {default.usual('p95', most) / default.usual('p50', most):.2f}")
     lines.append(f"PSS a worker: {(default.pss or 0) / CORES:.0f} MB; start to first answer: {default.start:.1f} s")
     return lines
 
 
-def _ratio(ours: list[float], theirs: list[float]) -> str:
-    each = [a / b for a, b in zip(ours, theirs, strict=True)]
-    return f"{statistics.median(each):.2f} ({min(each):.2f} to {max(each):.2f})"
+def _cores() -> str:
+    return f"our export, {CORES} processes"
 
 
 def _threads(count: int) -> str:
@@ -411,16 +436,15 @@ def main() -> None:
         sys.exit("h2load is missing: apt-get install nghttp2-client")
     kinds = {"eager module": "eager", "plain torchvision export": "plain", "our export": "onnx"}
     bare = [Bare(f"{name}, {_threads(n)}", kind, n) for n in (1, CORES) for name, kind in kinds.items()]
-    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
-        cores = Bare(f"our export, {CORES} processes", "onnx", 1, CORES)
-        contestants: list[Bare | Server] = [*bare, cores, *servers(Path(folder))]
-        results = [Result(contestant.name) for contestant in contestants]
-        for contestant, result in zip(_bar(contestants, "Alone"), results, strict=True):
-            contestant.weigh(result)
-        started = [stack.enter_context(contestant.running()) for contestant in _bar(contestants, "Starting")]
-        turns = list(product(range(ROUNDS), CLIENTS, zip(contestants, started, results, strict=True)))
-        for _, clients, (contestant, process, result) in _bar(turns, "Turns"):
-            contestant.turn(process, result, clients)
+    bare.append(Bare(_cores(), "onnx", 1, CORES))
+    for one in _bar(bare, "In process"):
+        one.weigh()
+    with tempfile.TemporaryDirectory() as folder:
+        served = [
+            server.measured(bare if server.name.startswith("Augu API, onnx") else bare[-1:])
+            for server in _bar(list(servers(Path(folder))), "Servers")
+        ]
+    results = [one.result for one in bare] + served
     machine = f"{CORES} cores, {platform.machine()}, {cpu()}, {date.today()}"
     promises = "".join(f"- {line}\n" for line in ratios(results))
     text = f"Measured by `make bench` on {machine}.\n\n{table(results)}\n\n{promises}"
