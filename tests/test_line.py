@@ -63,6 +63,24 @@ def test_a_line_knows_whether_it_is_alone(tmp_path: Path) -> None:
     assert alone(line)
 
 
+def test_who_was_alone_sees_others_come(tmp_path: Path) -> None:
+    """The lock of one that is alone keeps nobody out, and one that is not alone has not lost its own."""
+    line, other, third = (Line(4, tmp_path / "line") for _ in range(3))
+    with other.place():
+        with line.place(), line.turn() as turn:
+            assert not turn.alone
+            with other.turn() as turn:
+                assert not turn.alone
+        assert not alone(third)
+    with line.place(), line.turn() as turn:
+        assert turn.alone
+        others = other.place()
+        others.__enter__()
+    assert not alone(line)
+    others.__exit__(None, None, None)
+    assert alone(line)
+
+
 def test_a_process_that_is_killed_leaves_its_line(tmp_path: Path) -> None:
     """A real one, ended while it is at the detector."""
     line = Line(0, tmp_path / "line")
@@ -110,7 +128,9 @@ def test_all_cores_find_the_same(settings: Settings) -> None:
     engine, photo = OnnxEngine(find("bundled", settings), 1), Image.fromarray(coffee())
     threads = [session.get_session_options().intra_op_num_threads for session in (engine.session, engine.wide)]
     assert threads == [1, CORES]
-    ours, theirs = engine.detect(photo), engine.detect(photo, all_cores=True)
+    ours = engine.detect(photo)
+    del engine.session
+    theirs = engine.detect(photo, all_cores=True)
     assert len(ours) > 10
     assert [d.name for d in ours] == [d.name for d in theirs]
     for one, other in zip(ours, theirs, strict=True):

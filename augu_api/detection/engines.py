@@ -18,6 +18,7 @@ NEEDS = {"onnx": "requirements.txt", "train": "requirements-train.txt", "evaluat
 SAME_BOX = 0.8  # two boxes that overlap more than this are one
 logger = logging.getLogger(__name__)
 ENGINES = "onnx", "torchvision"  # in the order in which `auto` tries them
+BLANK = Image.new("RGB", (640, 480))
 MAX_ASPECT = 128  # a thinner photo is padded, since fitting it would leave its short side no pixel
 
 
@@ -56,6 +57,10 @@ class Engine(ABC):
         best = np.argsort(-scores, kind="stable")
         found = zip(corners[best].tolist(), labels[best].tolist(), scores[best].tolist(), strict=True)
         return [Detection(self.labels[label], tuple(box), score) for box, label, score in found if label in self.used]
+
+    def warm_up(self) -> None:
+        """Detect for the first time, which takes longer."""
+        self.detect(BLANK)
 
 
 def _shared(boxes: NDArray[np.float32], labels: NDArray[np.int64], scores: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -103,8 +108,7 @@ def load(settings: Settings) -> Detector:
         except ModelUnavailable as error:
             reasons.append(str(error))
         else:
-            for all_cores in (False, True):
-                detector.detect(Image.new("RGB", (640, 480)), all_cores=all_cores)
+            detector.warm_up()
             for reason in reasons:
                 logger.warning("%s", reason)
             return detector

@@ -62,7 +62,7 @@ class Line:
 
     @contextmanager
     def turn(self) -> Iterator[Turn]:
-        """Wait for the turn, and time it."""
+        """Wait for the turn, with a place in the line, and time it."""
         with self._turn:
             turn, start = Turn(self._alone()), time.perf_counter()
             try:

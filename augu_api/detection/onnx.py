@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from augu_api.config import CORES
 from augu_api.detection import ModelUnavailable
 from augu_api.detection.catalogue import Model, sha256_of
-from augu_api.detection.engines import Engine, Found
+from augu_api.detection.engines import BLANK, Engine, Found
 
 REMEDY = "restore the file, or `augu-api weights export {}` makes it anew"
 
@@ -30,6 +30,12 @@ class OnnxEngine(Engine):
         """Find the objects in an RGB photo (H, W, 3)."""
         session = self.wide if all_cores else self.session
         return Found(*session.run(None, {"pixels": pixels}))
+
+    def warm_up(self) -> None:
+        """Detect for the first time in each session."""
+        super().warm_up()
+        if self.wide is not self.session:
+            self.detect(BLANK, all_cores=True)
 
 
 def _session(model: Model, threads: int, *, spin: bool = True) -> onnxruntime.InferenceSession:
