@@ -23,7 +23,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import date
 from io import BytesIO
-from itertools import count, product
+from itertools import product
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -236,7 +236,6 @@ class Server:
     """A contestant over HTTP: how it is started, and how it wants the photo."""
 
     name: str
-    port: int
     command: list[str]
     path: str
     form: str
@@ -247,7 +246,7 @@ class Server:
     @contextmanager
     def running(self) -> Iterator[psutil.Process]:
         """The server, once it has answered a whole request."""
-        log = self.folder / f"{self.port}.log"
+        log = self.folder / "server.log"
         with log.open("wb") as out:
             process = subprocess.Popen(
                 self.command, env=os.environ | self.env, cwd=ROOT, stdout=out, stderr=out, start_new_session=True
@@ -296,14 +295,14 @@ class Server:
         command += ["--warm-up-time", "500ms", "-d", str(file), f"--log-file={log}"]
         for key, value in {"Content-Type": kind, **self.headers}.items():
             command += ["-H", f"{key}: {value}"]
-        subprocess.run([*command, f"http://127.0.0.1:{self.port}{self.path}"], check=True, stdout=subprocess.PIPE)
+        subprocess.run([*command, f"http://127.0.0.1:{PORT}{self.path}"], check=True, stdout=subprocess.PIPE)
         rows = [line.split() for line in log.read_text().splitlines()]
         return [(int(status), int(microseconds) / 1000) for _, status, microseconds in rows]
 
     def answers(self) -> bool:
         """Whether a whole request is answered."""
         file, kind = self.body()
-        url, headers = f"http://127.0.0.1:{self.port}{self.path}", {"Content-Type": kind, **self.headers}
+        url, headers = f"http://127.0.0.1:{PORT}{self.path}", {"Content-Type": kind, **self.headers}
         try:
             with urllib.request.urlopen(urllib.request.Request(url, file.read_bytes(), headers), timeout=20) as reply:
                 return reply.status == 200
@@ -344,23 +343,21 @@ def servers(folder: Path) -> Iterator[Server]:
     add += ["--grant", "IMAGES_OBJECTS", "--grant", "EXPERIMENTAL"]
     token = subprocess.run(add, env=os.environ | data, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
     ours = {"Authorization": f"Bearer {token}"}
-    ports = count(PORT)
     for engine in ("onnx", "torchvision"):
         for workers in (CORES, 1):
-            port, name = next(ports), f"Augu API, {engine}, {workers} x {CORES // workers}"
+            name = f"Augu API, {engine}, {workers} x {CORES // workers}"
             env = data | {"AUGU_ENGINE": engine, "WEB_CONCURRENCY": str(workers)}
-            command = [str(BIN / "gunicorn"), "--bind", f"127.0.0.1:{port}"]
-            yield Server(name, port, command, "/images/classify/objects", "json", folder, env, ours)
+            command = [str(BIN / "gunicorn"), "--bind", f"127.0.0.1:{PORT}"]
+            yield Server(name, command, "/images/classify/objects", "json", folder, env, ours)
     for engine in ("torchvision", "onnx"):
         for workers in (1, CORES):
-            port, arrangement = next(ports), f"{engine}, {workers} x {CORES // workers}"
-            command = [sys.executable, str(HERE / "peer_litserve.py"), engine, str(workers), str(port)]
-            yield Server(f"LitServe, {arrangement}", port, command, "/predict", "json", folder)
-            port = next(ports)
+            arrangement = f"{engine}, {workers} x {CORES // workers}"
+            command = [sys.executable, str(HERE / "peer_litserve.py"), engine, str(workers), str(PORT)]
+            yield Server(f"LitServe, {arrangement}", command, "/predict", "json", folder)
             env = {"PEER_ENGINE": engine, "PEER_WORKERS": str(workers), "BENTOML_DO_NOT_TRACK": "True"}
             command = [str(BIN / "bentoml"), "serve", "peer_bentoml:Detector"]
-            command += ["--working-dir", str(HERE), "-p", str(port)]
-            yield Server(f"BentoML, {arrangement}", port, command, "/detect", "multipart", folder, env)
+            command += ["--working-dir", str(HERE), "-p", str(PORT)]
+            yield Server(f"BentoML, {arrangement}", command, "/detect", "multipart", folder, env)
 
 
 # --- what is shown
@@ -416,16 +413,17 @@ def _threads(count: int) -> str:
 
 
 def draw(results: list[Result], path: Path) -> None:
-    """Requests a second, a bar each, fastest on top."""
+    """Requests a second, as a part of what bare inference made at that moment: a bar each, fastest on top."""
     matplotlib.use("svg")
     from matplotlib import pyplot
 
-    served = sorted((r for r in results if r.start), key=lambda r: r.usual("rate", r.best))
-    figure, axes = pyplot.subplots(figsize=(8, 0.4 * len(served) + 1))
-    colours = ["#1565c0" if r.name.startswith("Augu") else "#9e9e9e" for r in served]
-    bars = axes.barh([r.name for r in served], [r.usual("rate", r.best) for r in served], color=colours)
-    axes.bar_label(bars, fmt="%.0f", padding=3)
-    axes.set_xlabel(f"requests per second, best of 1 to 8 clients, {CORES} cores, 640 x 480")
+    parts = {r.name: r.compared("rate", r.best, _cores()) for r in results if r.start}
+    names = sorted(parts, key=parts.__getitem__)
+    figure, axes = pyplot.subplots(figsize=(8, 0.4 * len(names) + 1))
+    colours = ["#1565c0" if name.startswith("Augu") else "#9e9e9e" for name in names]
+    bars = axes.barh(names, [parts[name] for name in names], color=colours)
+    axes.bar_label(bars, fmt="%.2f", padding=3)
+    axes.set_xlabel(f"requests per second / {_cores()}, best of 1 to 8 clients, 640 x 480")
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, bbox_inches="tight", metadata={"Date": None})
 
