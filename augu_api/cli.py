@@ -421,11 +421,11 @@ def _losses(progress: Progress | None) -> str:
 def detect(photo: Path, picture: Path | None, min_score: float, as_json: bool) -> None:
     """Detect the objects in a PHOTO of any common format, without a server."""
     settings = Settings.from_env()
-    image = decode_upright(photo.read_bytes(), settings.max_pixels, trusted=True)
-    found = select(load(settings).detect(image, all_cores=True), min_score=min_score, limit=100, names=None)
+    pixels = decode_upright(photo.read_bytes(), settings.max_pixels, trusted=True)
+    found = select(load(settings).detect(pixels, all_cores=True), min_score=min_score, limit=100, names=None)
     _print([Item().dump(detection) for detection in found], as_json)
     if picture:
-        annotate(image, found).save(picture)
+        annotate(Image.fromarray(pixels), found).save(picture)
 
 
 # --- looking after an installation

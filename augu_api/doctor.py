@@ -15,6 +15,7 @@ from shutil import disk_usage
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
+import numpy as np
 from limits.errors import StorageError
 from PIL import Image
 from sqlalchemy import Engine, func, insert, make_url, select, text
@@ -268,7 +269,8 @@ def seen(detector: Detector) -> Finding:
     serves = f"{detector.facts['engine']} serves {detector.facts['model']}"
     if not PHOTO.is_file():
         return ok("engine", f"{serves}; {PHOTO} is not there to try it on")
-    found = detection.select(detector.detect(Image.open(PHOTO).convert("RGB")), min_score=60, limit=100, names=None)
+    pixels = np.asarray(Image.open(PHOTO).convert("RGB"))
+    found = detection.select(detector.detect(pixels), min_score=60, limit=100, names=None)
     names = ", ".join(d.name for d in found)
     if not found and detector.facts["model"] in ("bundled", *PUBLISHED):
         return bad(State.PROBLEM, "engine", f"{serves} and finds nothing in {PHOTO}", "restore weights and export")

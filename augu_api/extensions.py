@@ -13,6 +13,7 @@ from augu_api.database import one_statement
 from augu_api.detection import Detector
 from augu_api.detection.line import Line
 from augu_api.quotas import Quotas
+from augu_api.schemas import ObjectsQuery, ObjectsRequest
 
 KEY = "augu_api"
 
@@ -37,6 +38,16 @@ class Service:
         if self.loaded is None:
             raise NoDetector
         return self.loaded
+
+    @cached_property
+    def query(self) -> ObjectsQuery:
+        """The schema of the endpoint's query; a schema is made once, which takes longer than to use it."""
+        return ObjectsQuery(self.detector.names)
+
+    @cached_property
+    def body(self) -> ObjectsRequest:
+        """The schema of the endpoint's body."""
+        return ObjectsRequest(self.settings.max_pixels)
 
     @cached_property
     def lookups(self) -> Engine:

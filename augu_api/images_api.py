@@ -1,6 +1,7 @@
 """The images blueprint."""
 
 from flask import Blueprint, Response, request
+from PIL import Image
 from werkzeug.exceptions import NotAcceptable
 
 from augu_api.auth import requires
@@ -11,9 +12,10 @@ from augu_api.envelope import success
 from augu_api.extensions import service
 from augu_api.flags import Flag
 from augu_api.metrics import observe
-from augu_api.schemas import ImageObjects, ObjectsQuery, ObjectsRequest
+from augu_api.schemas import ImageObjects
 
 JSON, PNG = "application/json", "image/png"
+REPLY = ImageObjects()
 images = Blueprint("images", __name__, url_prefix="/images/classify/objects")
 
 
@@ -23,17 +25,17 @@ def objects() -> Response:
     """Recognise the objects in a photo; who accepts image/png rather than JSON gets the photo with their boxes."""
     detector = service.detector
     mimetype = _preferred()
-    query = ObjectsQuery(detector.names).load(request.args)
+    query = service.query.load(request.args)
     fields = submitted(request)
     with service.line.turn() as turn:
-        image = ObjectsRequest(service.settings.max_pixels).load(fields)["data"]
-        found = select(detector.detect(image, all_cores=turn.alone), **query)
-        picture = annotated_png(image, found) if mimetype == PNG else None
+        photo = service.body.load(fields)["data"]
+        found = select(detector.detect(photo, all_cores=turn.alone), **query)
+        picture = annotated_png(Image.fromarray(photo), found) if mimetype == PNG else None
     observe(found, turn.milliseconds)
     if picture:
         response = Response(picture, mimetype=PNG)
     else:
-        response = success(ImageObjects().dump({"objects": found, "took": round(turn.milliseconds)}))
+        response = success(REPLY.dump({"objects": found, "took": round(turn.milliseconds)}))
     response.vary.add("Accept")
     return response
 

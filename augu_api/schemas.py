@@ -6,9 +6,10 @@ import re
 from collections.abc import Collection, Mapping
 from typing import Any, cast
 
+import numpy as np
 import pybase64
 from marshmallow import EXCLUDE, RAISE, Schema, ValidationError, fields, pre_dump, validate, validates
-from PIL import Image
+from numpy.typing import NDArray
 
 from augu_api.detection import Detection
 from augu_api.images import MAX_BYTES, ImageRejected, decode, decode_upright
@@ -18,25 +19,25 @@ WHITE_SPACE = b" \t\r\n\v\f"
 MISSING: dict[str, str | list[Any] | dict[Any, Any]] = {"required": "Missing.", "null": "Missing."}
 
 
-class Photo(fields.Field[Image.Image]):
-    """A PNG, as base64 text or as bytes, loaded as an RGB image of at most the schema's `max_pixels`."""
+class Photo(fields.Field[NDArray[np.uint8]]):
+    """A PNG, as base64 text or as bytes, loaded as RGB pixels (H, W, 3), at most the schema's `max_pixels`."""
 
-    def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **_: Any) -> Image.Image:
+    def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **_: Any) -> NDArray[np.uint8]:
         try:
             return self._decoded(value, cast(PhotoRequest, self.parent).max_pixels)
         except ImageRejected as error:
             raise ValidationError(str(error)) from error
 
-    def _decoded(self, value: Any, max_pixels: int) -> Image.Image:
+    def _decoded(self, value: Any, max_pixels: int) -> NDArray[np.uint8]:
         if not isinstance(value, str | bytes):
             raise ImageRejected("Not a string.")
         return decode(value if isinstance(value, bytes) else _from_base64(value), max_pixels)
 
 
 class Upload(Photo):
-    """The bytes of a PNG, a JPEG or a WebP, loaded as the RGB image that they show."""
+    """The bytes of a PNG, a JPEG or a WebP, loaded as the RGB pixels (H, W, 3) that they show."""
 
-    def _decoded(self, value: Any, max_pixels: int) -> Image.Image:
+    def _decoded(self, value: Any, max_pixels: int) -> NDArray[np.uint8]:
         if not isinstance(value, bytes):
             raise ImageRejected("Not a file.")
         if not value:

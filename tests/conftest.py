@@ -26,10 +26,12 @@ from pathlib import Path
 from threading import Barrier
 from typing import Any, Self
 
+import numpy as np
 import psycopg
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
+from numpy.typing import NDArray
 from PIL import Image
 from playwright.sync_api import Browser, sync_playwright
 from sqlalchemy import Engine
@@ -99,7 +101,7 @@ def one_thread() -> Iterator[None]:
 
 @dataclass
 class FakeDetector:
-    """Finds what it is told to, and remembers the images that it saw, and whether it had all cores for them."""
+    """Finds what it is told to, and remembers the photos that it saw, and whether it had all cores for them."""
 
     found: list[Detection] = field(
         default_factory=lambda: [
@@ -110,12 +112,12 @@ class FakeDetector:
     )
     names: list[str] = field(default_factory=lambda: ["person", "cat", "dog"])
     facts: dict[str, str] = field(default_factory=lambda: {"model": "fake", "engine": "none", "sha256": "0"})
-    seen: list[Image.Image] = field(default_factory=list)
+    seen: list[NDArray[np.uint8]] = field(default_factory=list)
     all_cores: list[bool] = field(default_factory=list)
 
-    def detect(self, image: Image.Image, *, all_cores: bool = False) -> list[Detection]:
+    def detect(self, photo: NDArray[np.uint8], *, all_cores: bool = False) -> list[Detection]:
         """Find the same in every image."""
-        self.seen.append(image)
+        self.seen.append(photo)
         self.all_cores.append(all_cores)
         return self.found
 

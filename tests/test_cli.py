@@ -24,7 +24,7 @@ from augu_api.detection import Detection, ModelUnavailable
 from augu_api.detection.catalogue import PUBLISHED, Model, find
 from augu_api.detection.pull import BLOCK, pull
 from augu_api.drawing import annotate, colour_of, ink_on
-from tests.conftest import BIN, free_port
+from tests.conftest import BIN, ROOT, FakeDetector, free_port
 
 Run = Callable[..., Result]
 
@@ -267,6 +267,13 @@ def test_detect(run: Run, tmp_path: Path) -> None:
         assert picture.size == cat.size
         assert colour_of("cat") in {colour for _, colour in picture.getcolors(cat.width * cat.height)}
     assert json.loads(done(run("detect", str(jpeg), "--min-score", "100", "--json"))) == []
+
+
+def test_detect_has_all_cores(run: Run, detector: FakeDetector, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the command line nobody else waits for them."""
+    monkeypatch.setattr("augu_api.cli.load", lambda _: detector)
+    done(run("detect", str(ROOT / "examples" / "street.png")))
+    assert detector.all_cores == [True]
 
 
 class Mirror(ThreadingHTTPServer):

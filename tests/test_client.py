@@ -15,9 +15,11 @@ from ssl import PROTOCOL_TLS_SERVER, SSLContext
 from threading import Event, Thread
 from typing import Any
 
+import numpy as np
 import pytest
 import trustme
 from flask import Flask
+from numpy.typing import NDArray
 from PIL import Image
 from sqlalchemy.orm import Session
 from werkzeug.serving import make_server
@@ -130,7 +132,7 @@ def test_photos(api: Client, detector: FakeDetector, tmp_path: Path) -> None:
     path.write_bytes(png_of(image))
     for photo in (path.read_bytes(), path, str(path), image, Image.open(jpeg)):
         api.objects(photo)
-    assert [seen.size for seen in detector.seen] == [(7, 5)] * 5
+    assert [seen.shape for seen in detector.seen] == [(5, 7, 3)] * 5
 
 
 @pytest.mark.parametrize("photo", [b"", b"\xff\xd8\xff\xe0 a JPEG", b"iVBORw0KGgo="])
@@ -243,8 +245,8 @@ class HeldDetector(FakeDetector):
         super().__init__()
         self.go = Event()
 
-    def detect(self, image: Image.Image, *, all_cores: bool = False) -> list[Detection]:
-        found = super().detect(image)
+    def detect(self, photo: NDArray[np.uint8], *, all_cores: bool = False) -> list[Detection]:
+        found = super().detect(photo)
         assert self.go.wait(60)
         return found
 

@@ -289,7 +289,7 @@ def test_accuracy(serve: Serve, bundled: Detector, dev_photos: Path, engine: str
                 "bbox": [found.box[0], found.box[1], found.box[2] - found.box[0], found.box[3] - found.box[1]],
                 "score": found.score,
             }
-            for found in bundled.detect(image)
+            for found in bundled.detect(np.asarray(image))
         ]
     through_http, itself = average_precision(coco, replied), average_precision(coco, direct)
     print(f"AP through HTTP {through_http:.4f}, of the detector {itself:.4f}")  # noqa: T201 - pytest -s shows it

@@ -55,7 +55,7 @@ def settings_for(folder: Path, engine: str) -> Settings:
 @pytest.mark.parametrize("name", PHOTOS)
 def test_both_engines_find_the_same(engines: tuple[Engine, Engine], name: str, size: tuple[int, int]) -> None:
     """Names equal, scores within 0.001, boxes within half a pixel and within the photo, on photos of every size."""
-    photo = PHOTOS[name].resize(size)
+    photo = np.asarray(PHOTOS[name].resize(size))
     factor = max(1, max(size) / 832)  # a photo that is shrunk before has larger pixels
     ours, other = (engine.detect(photo) for engine in engines)
     assert [d.name for d in ours] == [d.name for d in other]
@@ -73,7 +73,7 @@ def test_large_photos_are_shrunk_and_understood(engines: tuple[Engine, Engine], 
     small = PHOTOS[photo]
     large = small.resize((small.width * 6, small.height * 6))
     for engine in engines:
-        few, many = (next(d for d in engine.detect(image) if d.name == name) for image in (small, large))
+        few, many = (next(d for d in engine.detect(np.asarray(image)) if d.name == name) for image in (small, large))
         assert many.box == pytest.approx([6 * side for side in few.box], abs=0.05 * max(large.size))
 
 
@@ -300,7 +300,7 @@ def test_names_of_a_box_share_its_score(
 def test_scores_are_calibrated_before_they_are_shared(settings: Settings) -> None:
     """The calibration's lines say what a score is worth; then names share a box, and the best comes first."""
     model = replace(find("bundled", settings), names=["background", "cat", "dog"])
-    photo = Image.new("RGB", (200, 200))
+    photo = np.zeros((200, 200, 3), np.uint8)
     as_found = FixedEngine(replace(model, calibration=[])).detect(photo)
     assert [(d.name, round(d.score, 6)) for d in as_found] == [("cat", 0.8), ("cat", 0.6), ("dog", 0.2)]
     halved = FixedEngine(replace(model, calibration=[[0, 0], [0.5, 0.25], [1, 1]])).detect(photo)
@@ -310,15 +310,15 @@ def test_scores_are_calibrated_before_they_are_shared(settings: Settings) -> Non
 @pytest.mark.parametrize("engine", ["onnx", "torchvision"])
 def test_a_model_says_how_its_scores_are_calibrated(model: Model, engine: str) -> None:
     """With a calibration in model.json both engines give what its lines make of the scores without one."""
-    points, found = [[0, 0], [0.5, 0.25], [1, 1]], {}
+    points, coffee, found = [[0, 0], [0.5, 0.25], [1, 1]], np.asarray(PHOTOS["coffee"]), {}
     path = model.folder / "model.json"
     facts = json.loads(path.read_text())
     for name, calibration in (("without", []), ("with", points)):
         path.write_text(json.dumps(facts | {"calibration": calibration}))
         loaded = load(settings_for(model.folder, engine))
         assert isinstance(loaded, Engine)
-        raw = loaded.find(np.asarray(PHOTOS["coffee"]))
+        raw = loaded.find(coffee)
         scores = np.interp(raw.scores, *np.array(calibration or [[0, 0], [1, 1]]).T)
-        found[name] = [d.score for d in loaded.detect(PHOTOS["coffee"])]
+        found[name] = [d.score for d in loaded.detect(coffee)]
         assert found[name] == pytest.approx(sorted(_shared(raw.boxes, raw.labels, scores), reverse=True))
     assert found["with"][0] == pytest.approx(float(np.interp(found["without"][0], *np.array(points).T)))

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
+from numpy.typing import NDArray
 from PIL import Image
 from skimage import data
 
@@ -52,7 +53,7 @@ def evaluation_of(folder: Path, detect: Detect, boxes: list[dict[str, object]] =
 
 def finding(*found: list[Detection]) -> Detect:
     """A detector that finds this in the first photos, which it tells apart by their grey, and nothing in others."""
-    return lambda photo: dict(enumerate(found)).get(photo.getpixel((0, 0))[0], [])  # type: ignore[index]
+    return lambda photo: dict(enumerate(found)).get(photo[0, 0, 0], [])
 
 
 def detections(name: str, boxes: list[Box], score: float = 0.9) -> list[Detection]:
@@ -129,9 +130,9 @@ def test_photos_are_given_in_rgb(tmp_path: Path) -> None:
     """A detector gets every photo in RGB, of whatever kind its file is."""
     path = write_set(tmp_path, BOXES)
     Image.new("LA", (SIDE, SIDE)).save(tmp_path / "0.png")
-    seen: list[Image.Image] = []
+    seen: list[NDArray[np.uint8]] = []
     Evaluation(tmp_path, path).run(lambda photo: seen.append(photo) or [])  # type: ignore[func-returns-value]
-    assert [photo.mode for photo in seen] == ["RGB", "RGB"]
+    assert [photo.shape[2:] for photo in seen] == [(3,), (3,)]
 
 
 # --- calibration

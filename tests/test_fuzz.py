@@ -7,9 +7,11 @@ from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
 
+import numpy as np
 import pytest
 from flask import Flask, request
 from marshmallow import ValidationError
+from numpy.typing import NDArray
 from PIL import Image
 from werkzeug.exceptions import RequestEntityTooLarge
 
@@ -42,32 +44,33 @@ def application() -> Flask:
 def look_at(app: Flask, data: bytes) -> None:
     """Read a body as the service does: it is a photo within the bounds, or is refused with a reason."""
     form, body = data[0] % len(FORMS) if data else 0, data[1:]
-    image = None
+    photo = None
     if form == UPLOAD:
         with suppress(ImageRejected):
-            image = decode_upright(body, MAX_PIXELS)
+            photo = decode_upright(body, MAX_PIXELS)
     else:
         with (
             app.test_request_context("/", method="POST", data=body, content_type=FORMS[form]),
             suppress(ValidationError, RequestEntityTooLarge),
         ):
-            image = ObjectsRequest(MAX_PIXELS).load(submitted(request))["data"]
-    if image is None:
+            photo = ObjectsRequest(MAX_PIXELS).load(submitted(request))["data"]
+    if photo is None:
         return
-    assert image.mode == "RGB"
-    assert 0 < image.width * image.height <= MAX_PIXELS
-    image.tobytes()
+    height, width, channels = photo.shape
+    assert channels == 3
+    assert 0 < width * height <= MAX_PIXELS
+    photo.tobytes()
     if form == 0:
-        _as_pillow_sees_it(image, body)
+        _as_pillow_sees_it(photo, body)
 
 
-def _as_pillow_sees_it(image: Image.Image, png: bytes) -> None:
+def _as_pillow_sees_it(photo: NDArray[np.uint8], png: bytes) -> None:
     """What both accept of 8 bits without transparency has the same pixels."""
     try:
         with Image.open(BytesIO(png), formats=["PNG"]) as other:
             other.load()
-            if other.mode in ("RGB", "L", "P") and not other.has_transparency_data and other.size == image.size:
-                assert image.tobytes() == other.convert("RGB").tobytes()
+            if other.mode in ("RGB", "L", "P") and not other.has_transparency_data and other.size == photo.shape[1::-1]:
+                assert photo.tobytes() == other.convert("RGB").tobytes()
     except (OSError, ValueError, SyntaxError):
         pass
 

@@ -9,6 +9,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import suppress
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -92,10 +93,9 @@ def noise(colour: int, depth: int, width: int, height: int, seed: int = 0) -> Ro
 
 def shown(data: bytes, max_pixels: int = MAX_PIXELS) -> list[list[RGB]]:
     """The decoded pixels by row."""
-    image = decode(data, max_pixels)
-    assert image.mode == "RGB"
-    flat = list(struct.iter_unpack("BBB", image.tobytes()))
-    return [flat[at : at + image.width] for at in range(0, len(flat), image.width)]
+    photo = decode(data, max_pixels)
+    assert photo.dtype == np.uint8
+    return [[(red, green, blue) for red, green, blue in row] for row in photo.tolist()]
 
 
 def off(data: bytes, expected: list[list[RGB]]) -> int:
@@ -243,7 +243,7 @@ def test_bytes_after_the_end_are_ignored() -> None:
 
 def test_a_photo_may_have_as_many_pixels_as_are_allowed() -> None:
     """The bound on pixels is inclusive."""
-    assert decode(encode(noise(GREY, 1, 100, 100), GREY, 1), 10_000).size == (100, 100)
+    assert decode(encode(noise(GREY, 1, 100, 100), GREY, 1), 10_000).shape == (100, 100, 3)
 
 
 # --- what is refused
@@ -369,8 +369,8 @@ def test_the_callers_bound_on_pixels_is_the_only_one() -> None:
 def accepted_or_refused(data: bytes) -> None:
     """The one promise for all bytes."""
     with suppress(ImageRejected):
-        image = decode(data, MAX_PIXELS)
-        assert (image.mode, image.size) == ("RGB", struct.unpack_from(">II", data, 16))
+        photo = decode(data, MAX_PIXELS)
+        assert (photo.shape[1::-1], photo.shape[2:]) == (struct.unpack_from(">II", data, 16), (3,))
 
 
 @given(st.binary(max_size=200), st.booleans())

@@ -7,9 +7,9 @@ from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from PIL import Image
 from skimage.data import coffee
 
 from augu_api.config import CORES, Settings
@@ -125,7 +125,7 @@ def test_a_lone_request_has_all_cores(
 
 def test_all_cores_find_the_same(settings: Settings) -> None:
     """The engine has as many threads for a lone photo as there are cores, and finds in it what one thread finds."""
-    engine, photo = OnnxEngine(find("bundled", settings), 1), Image.fromarray(coffee())
+    engine, photo = OnnxEngine(find("bundled", settings), 1), coffee()
     threads = [session.get_session_options().intra_op_num_threads for session in (engine.session, engine.wide)]
     assert threads == [1, CORES]
     ours = engine.detect(photo)
@@ -140,7 +140,7 @@ def test_all_cores_find_the_same(settings: Settings) -> None:
 
 def test_torch_has_as_many_threads(settings: Settings) -> None:
     """The module itself is run by all cores as well, if nobody else needs them."""
-    engine, photo = TorchvisionEngine(find("bundled", settings), 1), Image.new("RGB", (64, 64))
+    engine, photo = TorchvisionEngine(find("bundled", settings), 1), np.zeros((64, 64, 3), np.uint8)
     for all_cores, threads in ((True, CORES), (False, 1)):
         engine.detect(photo, all_cores=all_cores)
         assert torch.get_num_threads() == threads

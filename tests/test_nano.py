@@ -1,7 +1,10 @@
 """The bundled model's module: its regions, and what each part of it learns from photos with boxes."""
 
-from typing import cast
+import warnings
+from io import BytesIO
+from typing import Any, cast
 
+import onnxruntime
 import pytest
 import torch
 from skimage import data
@@ -346,3 +349,17 @@ def test_a_renamed_model_still_knows_objects(settings: Settings) -> None:
     assert set(after["labels"].tolist()) == {1, 2}
     cat = before["boxes"][:1]
     assert (box_iou(cat, after["boxes"][after["labels"] == 1][:3]) > 0.8).any()
+
+
+def test_torch_exports_the_module_by_itself(settings: Settings) -> None:
+    """Torch's own export of the module, without our graph, finds the same: it is a module as torchvision makes them."""
+    module, file = build(find("bundled", settings)), BytesIO()
+    photo = torch.tensor(data.coffee()).permute(2, 0, 1) / 255
+    with torch.inference_mode(), warnings.catch_warnings(action="ignore"):
+        [expected] = module([photo])
+        torch.onnx.export(module, ([photo],), cast(Any, file), opset_version=17, dynamo=False, input_names=["photo"])
+    boxes, labels, scores = onnxruntime.InferenceSession(file.getvalue()).run(None, {"photo": photo.numpy()})
+    assert len(scores) > 10
+    assert labels.tolist() == expected["labels"].tolist()
+    assert scores == pytest.approx(expected["scores"].numpy(), abs=1e-3)
+    assert boxes == pytest.approx(expected["boxes"].numpy(), abs=0.5)

@@ -9,10 +9,12 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
+import numpy as np
 import pytest
 from flask.testing import FlaskClient
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import text
@@ -59,10 +61,10 @@ def test_new_id(client: FlaskClient, given_id: str) -> None:
 class BrokenDetector(FakeDetector):
     """Fails on a photo of one pixel."""
 
-    def detect(self, image: Image.Image, *, all_cores: bool = False) -> list[Detection]:
-        if image.size == (1, 1):
+    def detect(self, photo: NDArray[np.uint8], *, all_cores: bool = False) -> list[Detection]:
+        if photo.shape == (1, 1, 3):
             raise RuntimeError("a bug")
-        return super().detect(image)
+        return super().detect(photo)
 
 
 FIELDS = [

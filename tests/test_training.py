@@ -164,7 +164,7 @@ def test_what_is_learnt_is_served(photos: Path, coins: Path, engine: str) -> Non
     env = {"AUGU_DATA_DIR": str(photos / "data"), "AUGU_MODEL": str(coins), "AUGU_ENGINE": engine}
     detector = load(Settings.from_env(env))
     assert (detector.names, detector.facts["engine"]) == (["coin"], engine)
-    found = [d.box for d in detector.detect(Image.fromarray(COINS).convert("RGB")) if d.score > 0.5]
+    found = [d.box for d in detector.detect(np.asarray(Image.fromarray(COINS).convert("RGB"))) if d.score > 0.5]
     centres = [((x1 + x2) / 2, (y1 + y2) / 2) for x1, y1, x2, y2 in found]
     there = [any(x1 < x < x2 and y1 < y < y2 for x, y in centres) for x1, y1, x2, y2 in coin_boxes()]
     assert len(there) == 24

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Protocol
 
-from PIL import Image
+import numpy as np
+from numpy.typing import NDArray
 
 
 @dataclass(frozen=True)
@@ -45,8 +46,8 @@ class Detector(Protocol):
     facts: dict[str, str]
     """What runs: `model`, `engine` and the `sha256` of the weights."""
 
-    def detect(self, image: Image.Image, *, all_cores: bool = False) -> list[Detection]:
-        """Find the objects in an RGB image, best score first; boxes lie within the image.
+    def detect(self, photo: NDArray[np.uint8], *, all_cores: bool = False) -> list[Detection]:
+        """Find the objects in an RGB photo (H, W, 3), best score first; boxes lie within it.
 
         `all_cores` says that nobody else needs them now.
         """

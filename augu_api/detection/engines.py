@@ -18,7 +18,7 @@ NEEDS = {"onnx": "requirements.txt", "train": "requirements-train.txt", "evaluat
 SAME_BOX = 0.8  # two boxes that overlap more than this are one
 logger = logging.getLogger(__name__)
 ENGINES = "onnx", "torchvision"  # in the order in which `auto` tries them
-BLANK = Image.new("RGB", (640, 480))
+BLANK = np.zeros((480, 640, 3), np.uint8)
 MAX_ASPECT = 128  # a thinner photo is padded, since fitting it would leave its short side no pixel
 
 
@@ -47,13 +47,13 @@ class Engine(ABC):
     def find(self, pixels: NDArray[np.uint8], *, all_cores: bool = False) -> Found:
         """Find the objects in an RGB photo (H, W, 3)."""
 
-    def detect(self, image: Image.Image, *, all_cores: bool = False) -> list[Detection]:
-        """Find the objects in an RGB image, best score first."""
-        fitted = _fitted(image, *self.sides)
-        boxes, labels, raw = self.find(_padded(np.asarray(fitted)), all_cores=all_cores)
+    def detect(self, photo: NDArray[np.uint8], *, all_cores: bool = False) -> list[Detection]:
+        """Find the objects in an RGB photo (H, W, 3), best score first."""
+        fitted = _fitted(photo, *self.sides)
+        boxes, labels, raw = self.find(_padded(fitted), all_cores=all_cores)
         scores = _shared(boxes, labels, np.interp(raw, *self.calibration))
-        scale = [image.width / fitted.width, image.height / fitted.height] * 2
-        corners = np.minimum(boxes * scale, [*image.size, *image.size])
+        whole, seen = np.array([photo.shape[1::-1], fitted.shape[1::-1]])
+        corners = np.minimum(boxes * np.tile(whole / seen, 2), np.tile(whole, 2))
         best = np.argsort(-scores, kind="stable")
         found = zip(corners[best].tolist(), labels[best].tolist(), scores[best].tolist(), strict=True)
         return [Detection(self.labels[label], tuple(box), score) for box, label, score in found if label in self.used]
@@ -75,18 +75,20 @@ def _shared(boxes: NDArray[np.float32], labels: NDArray[np.int64], scores: NDArr
     return np.minimum(scores, 1 - taken)
 
 
-def _fitted(image: Image.Image, shorter: int, longer: int) -> Image.Image:
-    """An image more than twice as large as the model's input, as the model would fit it; others as they are.
+def _fitted(photo: NDArray[np.uint8], shorter: int, longer: int) -> NDArray[np.uint8]:
+    """A photo more than twice as large as the model's input, as the model would fit it; others as they are.
 
     It is the model's own bilinear sampling (an affine transform does not average), before all of a large photo becomes
     floats: hundreds of megabytes.
     """
-    scale = min(shorter / min(image.size), longer / max(image.size))
+    size = photo.shape[1::-1]
+    scale = min(shorter / min(size), longer / max(size))
     if scale > 0.5:
-        return image
-    width, height = (max(1, int(side * scale + 1e-6)) for side in image.size)
-    steps = (image.width / width, 0, 0, 0, image.height / height, 0)
-    return image.transform((width, height), Image.Transform.AFFINE, steps, Image.Resampling.BILINEAR)
+        return photo
+    width, height = (max(1, int(side * scale + 1e-6)) for side in size)
+    steps = (size[0] / width, 0, 0, 0, size[1] / height, 0)
+    image = Image.fromarray(photo)
+    return np.asarray(image.transform((width, height), Image.Transform.AFFINE, steps, Image.Resampling.BILINEAR))
 
 
 def _padded(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:

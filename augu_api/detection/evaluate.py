@@ -26,7 +26,7 @@ SHOWN = 9  # photos that it got most wrong
 LIKELY = 0.5  # the score that the API asks for if nothing else is said
 SIZES = "small", "medium", "large"  # to 32 x 32 pixels, to 96 x 96, above
 
-Detect = Callable[[Image.Image], list[Detection]]
+Detect = Callable[[NDArray[np.uint8]], list[Detection]]
 
 
 class Bin(NamedTuple):
@@ -63,7 +63,7 @@ class Evaluation:
         """Detect in every photo, and compare."""
         for id, path in photos or self.photos():
             with Image.open(path) as photo:
-                self.found[id] = [d for d in detect(photo.convert("RGB")) if d.name in self.names]
+                self.found[id] = [d for d in detect(np.asarray(photo.convert("RGB"))) if d.name in self.names]
         self._compare()
         return self
 
