@@ -10,6 +10,7 @@ from augu_api.detection.catalogue import Model, sha256_of
 from augu_api.detection.engines import BLANK, Engine, Found
 
 REMEDY = "restore the file, or `augu-api weights export {}` makes it anew"
+SPIN = "200"  # microseconds that a thread stays awake for the graph's next node; it sleeps between requests
 
 
 class OnnxEngine(Engine):
@@ -21,7 +22,7 @@ class OnnxEngine(Engine):
         super().__init__(model)
         _verify(model)
         self.session = _session(model, threads)
-        self.wide = _session(model, CORES, spin=False) if threads < CORES else self.session
+        self.wide = _session(model, CORES) if threads < CORES else self.session
         facts = self.session.get_modelmeta().custom_metadata_map
         if facts.get("sha256") != model.sha256:
             raise ModelUnavailable(f"{model.export} was made from other weights: {REMEDY.format(model.name)}.")
@@ -38,12 +39,12 @@ class OnnxEngine(Engine):
             self.detect(BLANK, all_cores=True)
 
 
-def _session(model: Model, threads: int, *, spin: bool = True) -> onnxruntime.InferenceSession:
-    """The export, ready to run; threads that spin save a millisecond, if nobody else needs their cores."""
+def _session(model: Model, threads: int) -> onnxruntime.InferenceSession:
+    """The export, ready to run."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spin)))
+    options.add_session_config_entry("session.intra_op.spin_duration_us", SPIN)
     try:
         return onnxruntime.InferenceSession(model.export, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's own errors share no base
