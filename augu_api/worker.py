@@ -25,6 +25,7 @@ from augu_api.envelope import failure
 from augu_api.headers import HEADERS
 
 DELAY = 0.0003  # seconds for each open connection
+SWITCH = 1e-5  # seconds until a worker that stops can close its port when it took the last one; Python's 5 ms let one in
 STATUSES = {errors.LimitRequestLine: 414, errors.LimitRequestHeaders: 431, errors.UnsupportedTransferCoding: 501}
 
 
@@ -59,6 +60,7 @@ class FairWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
         super().set_accept_enabled(enabled)
         if self.alive:
             return
+        sys.setswitchinterval(SWITCH)
         for listener in self.sockets:
             before = -1
             while before != self.nr_conns:  # the last one took nobody
