@@ -25,7 +25,7 @@ from augu_api.envelope import failure
 from augu_api.headers import HEADERS
 
 DELAY = 0.0003  # seconds for each open connection
-SWITCH = 1e-5  # seconds until a worker that stops can close its port when it took the last one; Python's 5 ms let one in
+SWITCH = 1e-5  # seconds until a worker that stops can close its port; in Python's 5 ms one more could connect
 STATUSES = {errors.LimitRequestLine: 414, errors.LimitRequestHeaders: 431, errors.UnsupportedTransferCoding: 501}
 
 
