@@ -10,10 +10,11 @@ from augu_api.envelope import minified
 from augu_api.extensions import service
 from augu_api.flags import Flag
 from augu_api.metrics import observe
-from augu_api.schemas import DeepStackFailure, DeepStackReply, DeepStackRequest
+from augu_api.schemas import DeepStackFailure, DeepStackReply
 
 MAX_PARTS = 8  # its clients send three
 MAX_TEXT = 128 * 1024  # for the headers or the text of a part
+REPLY = DeepStackReply()
 deepstack = Blueprint("deepstack", __name__, url_prefix="/v1/vision")
 
 
@@ -30,12 +31,12 @@ def detection() -> Response:
     detector = service.detector
     form = request.form.to_dict() | {name: part.read() for name, part in request.files.items()}
     with service.line.turn() as turn:
-        fields = DeepStackRequest(service.settings.max_pixels).load(form)
+        fields = service.form.load(form)
         min_score = round(fields["min_confidence"] * 100, 6)  # 0.07 * 100 is more than 7
         detections = detector.detect(fields["image"], all_cores=turn.alone)
         found = select(detections, min_score=min_score, limit=100, names=None)
     observe(found, turn.milliseconds)
-    return Response(minified(DeepStackReply().dump({"predictions": found})), mimetype="application/json")
+    return Response(minified(REPLY.dump({"predictions": found})), mimetype="application/json")
 
 
 @deepstack.after_request

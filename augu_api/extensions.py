@@ -13,7 +13,7 @@ from augu_api.database import one_statement
 from augu_api.detection import Detector
 from augu_api.detection.line import Line
 from augu_api.quotas import Quotas
-from augu_api.schemas import ObjectsQuery, ObjectsRequest
+from augu_api.schemas import DeepStackRequest, ObjectsQuery, ObjectsRequest
 
 KEY = "augu_api"
 
@@ -48,6 +48,11 @@ class Service:
     def body(self) -> ObjectsRequest:
         """The schema of the endpoint's body."""
         return ObjectsRequest(self.settings.max_pixels)
+
+    @cached_property
+    def form(self) -> DeepStackRequest:
+        """The schema of the form that DeepStack's clients send."""
+        return DeepStackRequest(self.settings.max_pixels)
 
     @cached_property
     def lookups(self) -> Engine:
