@@ -20,7 +20,7 @@ except SettingsError as error:
     shutil.rmtree(metrics_dir)
     raise SystemExit(f"Error: {error}") from error
 wsgi_app = "wsgi:app"
-worker_class = "augu_api.worker.FairWorker"
+worker_class = "augu_api.operating.worker.FairWorker"
 workers = settings.workers
 threads = settings.queue + 4  # one detects, `queue` wait, the others answer health checks and refusals
 timeout = 120  # the first start of a worker reads torch from a cold disk

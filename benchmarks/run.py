@@ -42,7 +42,7 @@ from torchvision.transforms.functional import pil_to_tensor
 from augu_api.config import CORES, ROOT, Settings
 from augu_api.detection.catalogue import find
 from augu_api.detection.torchvision import build
-from augu_api.images import MAX_BYTES
+from augu_api.photos import MAX_BYTES
 
 HERE = Path(__file__).parent
 BIN = Path(sys.executable).parent

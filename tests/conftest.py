@@ -37,12 +37,14 @@ from playwright.sync_api import Browser, sync_playwright
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
-from augu_api import accounts, create_app, database, tokens
+from augu_api import tokens
+from augu_api.app import create_app
 from augu_api.config import ROOT, Settings
 from augu_api.detection import Detection, Detector
 from augu_api.detection.engines import load
-from augu_api.extensions import KEY, Service
 from augu_api.flags import Flag
+from augu_api.store import accounts, database
+from augu_api.web.service import KEY, Service
 
 BIN = Path(sys.executable).parent
 LOOPBACK = "127.0.0.1"

@@ -6,8 +6,8 @@ from typing import Any
 import schemathesis
 from hypothesis import strategies as st
 
-from augu_api.deepstack_api import MAX_PARTS
-from augu_api.examples import SIGN
+from augu_api.web.deepstack import MAX_PARTS
+from augu_api.web.docs.examples import SIGN
 
 PNG = base64.b64decode(SIGN)
 schemathesis.openapi.format("byte", st.just(SIGN))

@@ -16,13 +16,14 @@ from flask import Flask, Response
 from sqlalchemy import event
 from sqlalchemy.orm import Session
 
-from augu_api import accounts, database, tokens
+from augu_api import tokens
 from augu_api.config import ROOT, Settings, SettingsError
-from augu_api.extensions import KEY
-from augu_api.headers import HEADERS
-from augu_api.models import User
-from augu_api.quotas import Quotas
+from augu_api.store import accounts, database
+from augu_api.store.models import User
+from augu_api.store.quotas import Quotas
 from augu_api.tokens import Token
+from augu_api.web.security_headers import HEADERS
+from augu_api.web.service import KEY
 from tests.conftest import BIN, OBJECTS, FakeDetector, MakeApp, Serve, free_port
 from tests.test_contract import BAD_TOKEN, full
 from tests.test_contract import bearer as authorized
@@ -266,8 +267,8 @@ def test_files_are_private(tmp_path: Path) -> None:
     """Whatever the umask, the folder, the secret, the database, its log and the lock are their owner's alone."""
     folder = tmp_path / "data"
     code = (
-        "from augu_api import create_app; from augu_api.config import Settings\n"
-        "from augu_api.extensions import KEY; import os\n"
+        "from augu_api.app import create_app; from augu_api.config import Settings\n"
+        "from augu_api.web.service import KEY; import os\n"
         f"app = create_app(Settings.from_env({{'AUGU_DATA_DIR': {str(folder)!r}}}))\n"
         f"print(*(oct(os.stat(f'{folder}/{{name}}').st_mode) for name in sorted(os.listdir({str(folder)!r}))))\n"
         "app.extensions[KEY].engine.dispose()"

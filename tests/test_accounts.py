@@ -13,13 +13,14 @@ from sqlalchemy import Engine, inspect, select, text
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from augu_api import accounts, create_app, database
-from augu_api.accounts import AccountError
+from augu_api.app import create_app
 from augu_api.config import Settings
-from augu_api.extensions import KEY
 from augu_api.flags import DEFAULT_FLAGS, Flag
-from augu_api.models import Base, User
+from augu_api.store import accounts, database
+from augu_api.store.accounts import AccountError
+from augu_api.store.models import Base, User
 from augu_api.tokens import Token
+from augu_api.web.service import KEY
 from tests.conftest import AtOnce
 
 HEAD = "0001"

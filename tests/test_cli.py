@@ -18,12 +18,12 @@ from PIL import Image
 from skimage import data
 
 from augu_api import tokens
-from augu_api.cli import main
 from augu_api.config import Settings
 from augu_api.detection import Detection, ModelUnavailable
 from augu_api.detection.catalogue import PUBLISHED, Model, find
+from augu_api.detection.drawing import annotate, colour_of, ink_on
 from augu_api.detection.pull import BLOCK, pull
-from augu_api.drawing import annotate, colour_of, ink_on
+from augu_api.operating.cli import main
 from tests.conftest import BIN, ROOT, FakeDetector, free_port
 
 Run = Callable[..., Result]
@@ -271,7 +271,7 @@ def test_detect(run: Run, tmp_path: Path) -> None:
 
 def test_detect_has_all_cores(run: Run, detector: FakeDetector, monkeypatch: pytest.MonkeyPatch) -> None:
     """On the command line nobody else waits for them."""
-    monkeypatch.setattr("augu_api.cli.load", lambda _: detector)
+    monkeypatch.setattr("augu_api.operating.cli.load", lambda _: detector)
     done(run("detect", str(ROOT / "examples" / "street.png")))
     assert detector.all_cores == [True]
 

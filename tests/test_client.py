@@ -24,12 +24,12 @@ from PIL import Image
 from sqlalchemy.orm import Session
 from werkzeug.serving import make_server
 
-from augu_api import accounts
 from augu_api.client import CallFailed, Client, Item, Objects, Quota
 from augu_api.config import ROOT, Settings
 from augu_api.detection import Detection
-from augu_api.extensions import KEY, Service
 from augu_api.flags import DEFAULT_FLAGS
+from augu_api.store import accounts
+from augu_api.web.service import KEY, Service
 from tests.conftest import BOTH, AddUser, FakeDetector, MakeApp, Serve, add_user_to, free_port, png_of, wait_until
 
 TOKEN = "a.secret.token"

@@ -24,10 +24,10 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from skimage import data
 
-from augu_api import database
 from augu_api.client import Client
 from augu_api.config import Settings
 from augu_api.detection import Detector
+from augu_api.store import database
 from tests.conftest import BIN, LOOPBACK, OBJECTS, ROOT, Serve, Server, free_port, new_token, png_of, wait_until
 
 METRICS_TOKEN = "a metrics token of 32 characters"

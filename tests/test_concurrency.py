@@ -10,7 +10,8 @@ from contextlib import closing
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
-from augu_api import accounts, database, tokens
+from augu_api import tokens
+from augu_api.store import accounts, database
 from augu_api.tokens import Token
 from tests.conftest import AtOnce, Serve
 

@@ -25,13 +25,14 @@ from PIL import Image
 from sqlalchemy import text
 from werkzeug.test import TestResponse
 
-from augu_api import accounts, create_app
-from augu_api.body import MAX_BODY, MAX_FIELDS
+from augu_api.app import create_app
 from augu_api.config import Settings
 from augu_api.detection import Detection
-from augu_api.extensions import KEY, Service
 from augu_api.flags import Flag
-from augu_api.images import MAX_BYTES
+from augu_api.photos import MAX_BYTES
+from augu_api.store import accounts
+from augu_api.web.body import MAX_BODY, MAX_FIELDS
+from augu_api.web.service import KEY, Service
 from tests.conftest import BOTH, OBJECTS, AddUser, FakeDetector, MakeApp, add_user_to, png_of
 
 Headers = dict[str, str]

@@ -20,14 +20,14 @@ from prometheus_client import REGISTRY
 from skimage import data
 from werkzeug.test import TestResponse
 
-from augu_api.body import MAX_BODY
 from augu_api.client import Client, Item
 from augu_api.config import Settings
-from augu_api.deepstack_api import MAX_PARTS, MAX_TEXT
 from augu_api.detection import Detection
-from augu_api.extensions import Service
 from augu_api.flags import Flag
-from augu_api.images import MAX_BYTES, MAX_CHUNKS, MAX_SCANS, ImageRejected, decode_upright
+from augu_api.photos import MAX_BYTES, MAX_CHUNKS, MAX_SCANS, ImageRejected, decode_upright
+from augu_api.web.body import MAX_BODY
+from augu_api.web.deepstack import MAX_PARTS, MAX_TEXT
+from augu_api.web.service import Service
 from tests.conftest import OBJECTS, AddUser, FakeDetector, MakeApp, Serve, Server, png_of
 from tests.test_cluster import add
 from tests.test_contract import MULTIPART, full, multipart, says, watched_files

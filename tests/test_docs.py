@@ -11,8 +11,8 @@ from flask.testing import FlaskClient
 from playwright.sync_api import Browser, BrowserContext, Locator, Page, Route, expect
 
 from augu_api.config import ROOT
-from augu_api.docs import POLICY
 from augu_api.flags import Flag
+from augu_api.web.docs.pages import POLICY
 from tests.conftest import OBJECTS, FakeDetector, Server, serving
 from tests.test_cluster import add
 

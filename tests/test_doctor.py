@@ -15,11 +15,12 @@ from click.testing import CliRunner, Result
 from PIL import Image
 from sqlalchemy import create_engine, text
 
-from augu_api import database, doctor
-from augu_api.cli import main
 from augu_api.config import ROOT, Settings
 from augu_api.detection import Detection
-from augu_api.doctor import Finding
+from augu_api.operating import doctor
+from augu_api.operating.cli import main
+from augu_api.operating.doctor import Finding
+from augu_api.store import database
 from tests.conftest import BIN, FakeDetector, augu_api, free_port
 
 Examine = Callable[..., Result]

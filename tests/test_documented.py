@@ -16,14 +16,14 @@ from sqlalchemy import text
 from sqlalchemy.orm import Session
 from werkzeug.test import TestResponse
 
-from augu_api import accounts
 from augu_api.config import Settings
 from augu_api.detection import Detection, Detector
-from augu_api.envelope import minified
-from augu_api.examples import REPLIES, REQUESTS
-from augu_api.extensions import KEY
 from augu_api.flags import DEFAULT_FLAGS, Flag
-from augu_api.models import User
+from augu_api.store import accounts
+from augu_api.store.models import User
+from augu_api.web.docs.examples import REPLIES, REQUESTS
+from augu_api.web.envelope import minified
+from augu_api.web.service import KEY
 from tests.conftest import BOTH, OBJECTS, FakeDetector, MakeApp, add_user_to
 from tests.test_contract import BAD_TOKEN, bearer, full
 from tests.test_openapi import DETECTION, METRICS_TOKEN, Document, as_documented

@@ -18,14 +18,14 @@ from PIL import Image
 from skimage import data
 from torch import nn
 
-from augu_api.cli import main
 from augu_api.config import Settings
 from augu_api.detection import ModelUnavailable
 from augu_api.detection.catalogue import PUBLISHED, Model, find, sha256_of
 from augu_api.detection.engines import Engine, Found, _shared, load
-from augu_api.detection.export import export, trace, verify
 from augu_api.detection.onnx import OnnxEngine
 from augu_api.detection.torchvision import TorchvisionEngine, build, run
+from augu_api.detection.training.export import export, trace, verify
+from augu_api.operating.cli import main
 from tests.conftest import BIN, ROOT
 
 PHOTOS = {name: Image.fromarray(getattr(data, name)()) for name in ("astronaut", "chelsea", "coffee", "rocket")}

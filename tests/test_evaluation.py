@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from skimage import data
 
-from augu_api.cli import main
 from augu_api.detection import Detection, ModelUnavailable
-from augu_api.detection.evaluate import Bin, Detect, Evaluation
+from augu_api.detection.training.evaluate import Bin, Detect, Evaluation
+from augu_api.operating.cli import main
 
 Box = tuple[int, int, int, int]
 NAMES = {3: "cat", 9: "dog"}

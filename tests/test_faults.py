@@ -17,10 +17,10 @@ import pytest
 from limits.errors import StorageError
 from sqlalchemy.exc import OperationalError
 
-from augu_api import database
 from augu_api.config import Settings
-from augu_api.models import User
-from augu_api.quotas import Quotas
+from augu_api.store import database
+from augu_api.store.models import User
+from augu_api.store.quotas import Quotas
 from tests.conftest import (
     BIN,
     OBJECTS,

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from werkzeug.exceptions import RequestEntityTooLarge
 
-from augu_api.body import MAX_BODY, Request, submitted
-from augu_api.images import ImageRejected, decode_upright
-from augu_api.schemas import ObjectsRequest
+from augu_api.photos import ImageRejected, decode_upright
+from augu_api.web.body import MAX_BODY, Request, submitted
+from augu_api.web.schemas import ObjectsRequest
 
 SEEDS = Path(__file__).with_name("seeds")
 MAX_PIXELS = 40_000

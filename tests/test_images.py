@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from augu_api.images import CHANNELS, DEPTHS, MAX_BYTES, MAX_CHUNKS, SIGNATURE, ImageRejected, decode
+from augu_api.photos import CHANNELS, DEPTHS, MAX_BYTES, MAX_CHUNKS, SIGNATURE, ImageRejected, decode
 
 Samples = tuple[int, ...]
 Rows = list[list[Samples]]

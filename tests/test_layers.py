@@ -1,4 +1,4 @@
-"""The rooms of the house: what may import what."""
+"""The layers of the package: its folders, and what may import what."""
 
 import ast
 import subprocess
@@ -10,30 +10,26 @@ import pytest
 import augu_api
 
 PACKAGE = Path(augu_api.__file__).parent
-ROOMS = {
-    "core": {"config", "flags", "tokens", "images", "drawing", "detection"},
-    "store": {"models", "database", "accounts", "quotas", "migrations"},
-    "web": {
-        "extensions", "envelope", "headers", "schemas", "body", "auth", "metrics", "images_api", "deepstack_api",
-        "session_api", "ops", "docs", "openapi", "examples",
-    },
-    "edge": {"__init__", "cli", "doctor", "logs", "usage", "worker"},
-    "client": {"client"},
-}  # fmt: skip
-ORDER = list(ROOMS)
+LAYERS = [{"core"}, {"detection", "store"}, {"web"}, {"app"}, {"operating"}]
+"""The layers, lowest first: each is a folder, but for `core`, the files beside the folders, and `app`, app.py."""
 FOREIGN = {
     "core": {"flask", "werkzeug", "sqlalchemy", "alembic", "marshmallow", "limits"},
+    "detection": {"flask", "werkzeug", "sqlalchemy", "alembic", "marshmallow", "limits"},
     "store": {"flask", "werkzeug", "marshmallow"},
 }
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 
-def room_of(part: str) -> str:
-    return next(room for room, parts in ROOMS.items() if part in parts)
+def layer_of(path: Path) -> str:
+    """The layer of a file or folder of the package."""
+    first, *rest = path.relative_to(PACKAGE).parts
+    if rest or (PACKAGE / first).is_dir():
+        return first
+    return "app" if first == "app.py" else "core"
 
 
-def part_of(path: Path) -> str:
-    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+def height_of(layer: str) -> int:
+    return next(height for height, layers in enumerate(LAYERS) if layer in layers)
 
 
 def imported(path: Path) -> set[str]:
@@ -47,44 +43,51 @@ def imported(path: Path) -> set[str]:
     return names
 
 
-def test_every_file_has_a_room() -> None:
-    """A new file must be put somewhere."""
-    assert {part_of(path) for path in FILES} == set().union(*ROOMS.values())
+def file_of(name: str) -> Path | None:
+    """The file or folder of the package that a dotted name means, or the name's parent means."""
+    parts = name.split(".")
+    if parts[0] != "augu_api":
+        return None
+    for path in (PACKAGE.joinpath(*parts[1:]), PACKAGE.joinpath(*parts[1:-1])):
+        for found in (path.with_suffix(".py"), path):
+            if found.exists() and found != PACKAGE:
+                return found
+    return None
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_imports_point_up(path: Path) -> None:
-    """A room imports itself and the rooms above it, and core and store know no web framework."""
-    room = room_of(part_of(path))
+def test_imports_point_down(path: Path) -> None:
+    """A layer imports itself and those below; core and detection know neither a web framework nor a database."""
+    layer = layer_of(path)
     for name in imported(path):
-        top, _, rest = name.partition(".")
-        assert top not in FOREIGN.get(room, set()), f"{path} imports {name}"
-        inner = rest.partition(".")[0]
-        if top == "augu_api" and any(inner in parts for parts in ROOMS.values()):
-            assert ORDER.index(room_of(inner)) <= ORDER.index(room), f"{path} imports {name}"
+        assert name.partition(".")[0] not in FOREIGN.get(layer, set()), f"{path} imports {name}"
+        if found := file_of(name):
+            below = layer_of(found)
+            assert below == layer or height_of(below) < height_of(layer), f"{path} imports {name}"
 
 
 def test_the_client_stands_alone() -> None:
-    """The client imports the standard library and nothing else, so that the file can be copied; its room is last."""
+    """The client imports the standard library and nothing else, so that the file can be copied."""
     assert {name.partition(".")[0] for name in imported(PACKAGE / "client.py")} <= sys.stdlib_module_names
-    assert ORDER[-1] == "client"
 
 
 def test_only_config_reads_the_environment() -> None:
     """One file reads os.environ."""
-    readers = {part_of(path) for path in FILES if "os.environ" in path.read_text()}
-    assert readers == {"config"}
+    readers = {str(path.relative_to(PACKAGE)) for path in FILES if "os.environ" in path.read_text()}
+    assert readers == {"config.py"}
 
 
-def test_only_the_torchvision_engine_imports_torch() -> None:
-    """Torch stays out of all but its engine, the bundled architecture, and what makes exports and trains."""
+def test_serving_imports_no_torch() -> None:
+    """Torch stays out of all but its engine, the bundled architecture, and what trains and exports."""
     importers = {
-        path.name for path in FILES if any(name.split(".")[0] in ("torch", "torchvision") for name in imported(path))
+        path.relative_to(PACKAGE / "detection")
+        for path in FILES
+        if any(name.split(".")[0] in ("torch", "torchvision") for name in imported(path))
     }
-    assert importers == {"torchvision.py", "nano.py", "export.py", "train.py"}
+    assert {path for path in importers if path.parts[0] != "training"} == {Path("torchvision.py"), Path("nano.py")}
 
 
 def test_the_command_line_does_without_torch() -> None:
     """No admin command waits for torch."""
-    code = "import sys, augu_api.cli; assert 'torch' not in sys.modules"
+    code = "import sys, augu_api.operating.cli; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

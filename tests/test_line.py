@@ -14,10 +14,10 @@ from skimage.data import coffee
 
 from augu_api.config import CORES, Settings
 from augu_api.detection.catalogue import find
-from augu_api.detection.line import Line, LineFull
 from augu_api.detection.onnx import OnnxEngine
 from augu_api.detection.torchvision import TorchvisionEngine
-from augu_api.extensions import KEY
+from augu_api.web.admission import Line, LineFull
+from augu_api.web.service import KEY
 from tests.conftest import OBJECTS, FakeDetector, MakeApp, add_user_to
 from tests.test_contract import bearer
 

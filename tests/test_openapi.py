@@ -14,9 +14,9 @@ from openapi_spec_validator import validate
 from werkzeug.test import TestResponse
 
 from augu_api.config import Settings
-from augu_api.extensions import KEY, Service
 from augu_api.flags import Flag
-from augu_api.openapi import path_of
+from augu_api.web.docs.openapi import path_of
+from augu_api.web.service import KEY, Service
 from tests.conftest import OBJECTS, AddUser, FakeDetector, MakeApp, add_user_to
 from tests.test_contract import BAD_TOKEN, Headers, bearer, full
 

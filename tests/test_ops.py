@@ -20,12 +20,14 @@ from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
-from augu_api import accounts, create_app, logs
+from augu_api.app import create_app
 from augu_api.config import ROOT, Settings
 from augu_api.detection import Detection
-from augu_api.extensions import KEY, Service
 from augu_api.flags import NO_FLAGS
-from augu_api.metrics import MAX_AGENTS, OTHER, Agents
+from augu_api.operating import logs
+from augu_api.store import accounts
+from augu_api.web.metrics import MAX_AGENTS, OTHER, Agents
+from augu_api.web.service import KEY, Service
 from tests.conftest import OBJECTS, AddUser, FakeDetector, add_user_to, png_of
 
 METRICS_TOKEN = "a metrics token of 32 characters"

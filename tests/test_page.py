@@ -20,7 +20,7 @@ from playwright.sync_api import Browser, BrowserContext, FilePayload, Locator, P
 
 from augu_api.config import ROOT, Settings
 from augu_api.detection.catalogue import find
-from augu_api.drawing import colour_of, ink_on
+from augu_api.detection.drawing import colour_of, ink_on
 from tests.conftest import OBJECTS, Server, serving
 from tests.test_cluster import add
 from tests.test_deepstack import file_of, photo

@@ -17,11 +17,12 @@ from limits.errors import StorageError
 from sqlalchemy import Engine, select, text
 from sqlalchemy.orm import Session
 
-from augu_api import accounts, create_app, database
+from augu_api.app import create_app
 from augu_api.config import Settings
-from augu_api.extensions import KEY
-from augu_api.models import Count, User
-from augu_api.quotas import DatabaseStorage, QuotaExceeded, Quotas
+from augu_api.store import accounts, database
+from augu_api.store.models import Count, User
+from augu_api.store.quotas import DatabaseStorage, QuotaExceeded, Quotas
+from augu_api.web.service import KEY
 from tests.conftest import OBJECTS, AtOnce, FakeDetector, add_user_to, wait_until
 
 

@@ -12,10 +12,10 @@ from flask import Flask
 from sqlalchemy.orm import Session
 from werkzeug.serving import make_server
 
-from augu_api import accounts
 from augu_api.config import Settings
-from augu_api.extensions import Service
 from augu_api.flags import Flag
+from augu_api.store import accounts
+from augu_api.web.service import Service
 from tests.conftest import BIN, add_user_to
 from tests.test_contract import BAD_TOKEN
 from tests.test_openapi import METRICS_TOKEN

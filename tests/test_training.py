@@ -19,13 +19,13 @@ from scipy import ndimage
 from skimage import data, filters, measure, segmentation
 from torch import Tensor, nn
 
-from augu_api.cli import main
 from augu_api.config import Settings
 from augu_api.detection.catalogue import find, sha256_of
 from augu_api.detection.engines import load
-from augu_api.detection.recipe import Data, Recipe
 from augu_api.detection.torchvision import build
-from augu_api.detection.train import IGNORED, Photos, Schedule, _read, train
+from augu_api.detection.training.recipe import Data, Recipe
+from augu_api.detection.training.train import IGNORED, Photos, Schedule, _read, train
+from augu_api.operating.cli import main
 
 COINS = data.coins()
 SIDE = 176

@@ -15,10 +15,10 @@ from click.testing import CliRunner, Result
 from hypothesis import given
 from hypothesis import strategies as st
 
-from augu_api import usage
-from augu_api.cli import main
 from augu_api.config import ROOT
-from augu_api.usage import MAX_LINE, Usage
+from augu_api.operating import usage
+from augu_api.operating.cli import main
+from augu_api.operating.usage import MAX_LINE, Usage
 from tests.conftest import OBJECTS
 
 Run = Callable[..., Result]
@@ -158,7 +158,7 @@ def test_percentiles(milliseconds: list[float]) -> None:
 
 FORGED = {
     "no JSON": b"[2026-11-24 12:00:00 +0000] [1] [INFO] Booting worker\n",
-    "another logger's": line(logger="augu_api.envelope"),
+    "another logger's": line(logger="augu_api.web.envelope"),
     "no user": line().replace(b'"user"', b'"usr"'),
     "a user that is no text": line(user=42),
     "a user that is no number": line(user="root"),

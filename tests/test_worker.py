@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 from skimage import data
 
-from augu_api.worker import FairWorker
+from augu_api.operating.worker import FairWorker
 from tests.conftest import OBJECTS, Serve, Server, png_of, wait_until
 from tests.test_cluster import Nginx, add, call, photo, sockets
 

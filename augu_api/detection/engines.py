@@ -14,7 +14,11 @@ from augu_api.config import Settings
 from augu_api.detection import Detection, Detector, ModelUnavailable
 from augu_api.detection.catalogue import Model, find
 
-NEEDS = {"onnx": "requirements.txt", "train": "requirements-train.txt", "evaluate": "requirements-train.txt"}
+NEEDS = {
+    "onnx": "requirements.txt",
+    "training.train": "requirements-train.txt",
+    "training.evaluate": "requirements-train.txt",
+}
 SAME_BOX = 0.8  # two boxes that overlap more than this are one
 logger = logging.getLogger(__name__)
 ENGINES = "onnx", "torchvision"  # in the order in which `auto` tries them

@@ -22,13 +22,13 @@ from sqlalchemy import Engine, func, insert, make_url, select, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from augu_api import config, detection
-from augu_api import database as db
 from augu_api.config import CORES, ROOT, Settings, SettingsError
 from augu_api.detection import Detector, ModelUnavailable
 from augu_api.detection.catalogue import PUBLISHED, find
 from augu_api.detection.engines import load, optional
-from augu_api.models import Count, User
-from augu_api.quotas import Quotas
+from augu_api.store import database as db
+from augu_api.store.models import Count, User
+from augu_api.store.quotas import Quotas
 
 RELEASED = 2026  # the year of this release: no clock is right that shows an earlier one
 SKEW = 2  # seconds by which two clocks may differ

@@ -14,10 +14,10 @@ from sqlalchemy import Engine, delete, select, text
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from augu_api import accounts
 from augu_api.config import SettingsError
-from augu_api.database import one_statement
-from augu_api.models import Count, User
+from augu_api.store import accounts
+from augu_api.store.database import one_statement
+from augu_api.store.models import Count, User
 
 WINDOW = 60  # seconds
 REFUSALS = 50

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, BinaryIO, NamedTuple
 
-from augu_api.metrics import OTHER, product
-from augu_api.ops import logger
 from augu_api.tokens import MAX_ID
+from augu_api.web.metrics import OTHER, product
+from augu_api.web.monitoring import logger
 
 MAX_LINE = 16_384  # bytes: an agent of 200 characters, escaped, and the rest
 MAX_USERS = 10_000

@@ -11,12 +11,13 @@ from flask import Flask, Response, g, request
 from limits.errors import StorageError
 from sqlalchemy.orm import Session
 
-from augu_api import accounts, tokens
-from augu_api.envelope import Refused
-from augu_api.extensions import service
+from augu_api import tokens
 from augu_api.flags import NO_FLAGS, Flag
-from augu_api.models import User
-from augu_api.quotas import Quota, QuotaExceeded
+from augu_api.store import accounts
+from augu_api.store.models import User
+from augu_api.store.quotas import Quota, QuotaExceeded
+from augu_api.web.envelope import Refused
+from augu_api.web.service import service
 
 View = Callable[..., Response]
 

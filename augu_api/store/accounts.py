@@ -8,7 +8,7 @@ from sqlalchemy import bindparam, or_, select
 from sqlalchemy.orm import Session
 
 from augu_api.flags import DEFAULT_FLAGS, NO_FLAGS, Flag
-from augu_api.models import User
+from augu_api.store.models import User
 from augu_api.tokens import MAX_ID, Token
 
 NAME = re.compile(r"(?![0-9]+$)[\w.@+-]{1,64}")

@@ -11,10 +11,10 @@ from flask import Flask
 from marshmallow import Schema, fields
 from werkzeug.routing import Rule
 
-from augu_api import schemas
-from augu_api.envelope import error_of
-from augu_api.examples import ARGUMENTS, REPLIES, REQUESTS
-from augu_api.extensions import KEY
+from augu_api.web import schemas
+from augu_api.web.docs.examples import ARGUMENTS, REPLIES, REQUESTS
+from augu_api.web.envelope import error_of
+from augu_api.web.service import KEY
 
 ARGUMENT = re.compile(r"<(?:\w+:)?(\w+)>")  # of a route
 DATA: dict[str, type[Schema]] = {

@@ -10,11 +10,11 @@ from urllib.parse import urlencode
 
 from flask import Blueprint, Response, current_app, make_response, render_template, send_from_directory
 
-from augu_api.envelope import minified
-from augu_api.extensions import service
 from augu_api.flags import DEFAULT_FLAGS, Flag
-from augu_api.openapi import specification
-from augu_api.quotas import REFUSALS
+from augu_api.store.quotas import REFUSALS
+from augu_api.web.docs.openapi import specification
+from augu_api.web.envelope import minified
+from augu_api.web.service import service
 
 ASSETS = Path(__file__).with_name("assets")
 POLICY = "; ".join(  # https://www.w3.org/TR/CSP3/
@@ -29,7 +29,7 @@ POLICY = "; ".join(  # https://www.w3.org/TR/CSP3/
         "frame-ancestors 'none'",
     ]
 )
-docs = Blueprint("docs", __name__)
+docs = Blueprint("docs", __name__, template_folder="templates")
 
 
 @docs.get("/")

@@ -11,8 +11,8 @@ from marshmallow import ValidationError
 from sqlalchemy.exc import DBAPIError, TimeoutError
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
-from augu_api.detection.line import LineFull
-from augu_api.extensions import NoDetector
+from augu_api.web.admission import LineFull
+from augu_api.web.service import NoDetector
 
 MESSAGES = {
     400: "Invalid request body.",

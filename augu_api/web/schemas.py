@@ -12,7 +12,7 @@ from marshmallow import EXCLUDE, RAISE, Schema, ValidationError, fields, pre_dum
 from numpy.typing import NDArray
 
 from augu_api.detection import Detection
-from augu_api.images import MAX_BYTES, ImageRejected, decode, decode_upright
+from augu_api.photos import MAX_BYTES, ImageRejected, decode, decode_upright
 
 PREFIX = re.compile(r"\s*data:image/png;base64,", re.IGNORECASE)
 WHITE_SPACE = b" \t\r\n\v\f"

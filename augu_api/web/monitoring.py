@@ -9,11 +9,11 @@ import uuid
 from flask import Blueprint, Flask, Response, g, request
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from augu_api import metrics
-from augu_api.auth import bearer_token
-from augu_api.envelope import Refused, success
-from augu_api.extensions import service
-from augu_api.schemas import Live, Ready
+from augu_api.web import metrics
+from augu_api.web.auth import bearer_token
+from augu_api.web.envelope import Refused, success
+from augu_api.web.schemas import Live, Ready
+from augu_api.web.service import service
 
 ops = Blueprint("ops", __name__)
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")

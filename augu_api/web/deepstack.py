@@ -4,13 +4,13 @@ from typing import Any
 
 from flask import Blueprint, Response, request
 
-from augu_api.auth import bearer_token, requires
 from augu_api.detection import select
-from augu_api.envelope import minified
-from augu_api.extensions import service
 from augu_api.flags import Flag
-from augu_api.metrics import observe
-from augu_api.schemas import DeepStackFailure, DeepStackReply
+from augu_api.web.auth import bearer_token, requires
+from augu_api.web.envelope import minified
+from augu_api.web.metrics import observe
+from augu_api.web.schemas import DeepStackFailure, DeepStackReply
+from augu_api.web.service import service
 
 MAX_PARTS = 8  # its clients send three
 MAX_TEXT = 128 * 1024  # for the headers or the text of a part

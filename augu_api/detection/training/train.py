@@ -22,11 +22,11 @@ from torchvision.tv_tensors import BoundingBoxes, BoundingBoxFormat
 
 from augu_api.detection import ModelUnavailable
 from augu_api.detection.catalogue import Model, sha256_of
-from augu_api.detection.evaluate import Evaluation, check_present
-from augu_api.detection.export import export
 from augu_api.detection.nano import rename
-from augu_api.detection.recipe import Data, Progress, Recipe
 from augu_api.detection.torchvision import TorchvisionEngine, build
+from augu_api.detection.training.evaluate import Evaluation, check_present
+from augu_api.detection.training.export import export
+from augu_api.detection.training.recipe import Data, Progress, Recipe
 
 GREY = (124, 116, 104)  # the mean of ImageNet: what a photo's surroundings are filled with
 CHECKPOINT = "checkpoint.pth"

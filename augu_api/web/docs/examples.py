@@ -4,8 +4,8 @@ import base64
 from pathlib import Path
 from typing import Any
 
-from augu_api.deepstack_api import translated
-from augu_api.envelope import failure, success
+from augu_api.web.deepstack import translated
+from augu_api.web.envelope import failure, success
 
 Examples = dict[str, dict[str, Any]]
 """By name, as OpenAPI spells them: with a `value`, or the path of a file as `externalValue`."""

@@ -2,9 +2,9 @@
 
 from flask import Blueprint, Response, g
 
-from augu_api.auth import requires
-from augu_api.envelope import success
-from augu_api.schemas import SessionDetails
+from augu_api.web.auth import requires
+from augu_api.web.envelope import success
+from augu_api.web.schemas import SessionDetails
 
 session = Blueprint("session", __name__)
 

@@ -18,7 +18,7 @@ from pycocotools.cocoeval import COCOeval
 from scipy.optimize import isotonic_regression
 
 from augu_api.detection import Detection, ModelUnavailable
-from augu_api.drawing import annotate
+from augu_api.detection.drawing import annotate
 
 STEPS = 20  # of the score, of which each is a point before they are joined
 BINS = np.linspace(0, 1, 11)  # of the score

@@ -19,10 +19,10 @@ from sqlalchemy.exc import DBAPIError
 from werkzeug.wsgi import ClosingIterator
 
 from augu_api.config import SettingsError
-from augu_api.database import explain
 from augu_api.detection import ModelUnavailable
-from augu_api.envelope import failure
-from augu_api.headers import HEADERS
+from augu_api.store.database import explain
+from augu_api.web.envelope import failure
+from augu_api.web.security_headers import HEADERS
 
 DELAY = 0.0003  # seconds for each open connection
 SWITCH = 1e-5  # seconds until a worker that stops can close its port; in Python's 5 ms one more could connect

@@ -4,15 +4,15 @@ from flask import Blueprint, Response, request
 from PIL import Image
 from werkzeug.exceptions import NotAcceptable
 
-from augu_api.auth import requires
-from augu_api.body import submitted
 from augu_api.detection import select
-from augu_api.drawing import annotated_png
-from augu_api.envelope import success
-from augu_api.extensions import service
+from augu_api.detection.drawing import annotated_png
 from augu_api.flags import Flag
-from augu_api.metrics import observe
-from augu_api.schemas import ImageObjects
+from augu_api.web.auth import requires
+from augu_api.web.body import submitted
+from augu_api.web.envelope import success
+from augu_api.web.metrics import observe
+from augu_api.web.schemas import ImageObjects
+from augu_api.web.service import service
 
 JSON, PNG = "application/json", "image/png"
 REPLY = ImageObjects()

@@ -9,11 +9,11 @@ from sqlalchemy import Engine, select
 from werkzeug.local import LocalProxy
 
 from augu_api.config import Settings
-from augu_api.database import one_statement
 from augu_api.detection import Detector
-from augu_api.detection.line import Line
-from augu_api.quotas import Quotas
-from augu_api.schemas import DeepStackRequest, ObjectsQuery, ObjectsRequest
+from augu_api.store.database import one_statement
+from augu_api.store.quotas import Quotas
+from augu_api.web.admission import Line
+from augu_api.web.schemas import DeepStackRequest, ObjectsQuery, ObjectsRequest
 
 KEY = "augu_api"
 

@@ -21,19 +21,22 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.orm import Session
 from tabulate import tabulate
 
-from augu_api import accounts, create_app, database, doctor, tokens, usage
+from augu_api import tokens
+from augu_api.app import create_app
 from augu_api.config import Settings, SettingsError
 from augu_api.detection import ModelUnavailable, select
 from augu_api.detection.catalogue import PUBLISHED, Model, catalogue, find
+from augu_api.detection.drawing import annotate
 from augu_api.detection.engines import load, optional
 from augu_api.detection.pull import pull
-from augu_api.detection.recipe import Data, Progress, Recipe
-from augu_api.drawing import annotate
-from augu_api.extensions import service
+from augu_api.detection.training.recipe import Data, Progress, Recipe
 from augu_api.flags import Flag
-from augu_api.images import ImageRejected, decode_upright
-from augu_api.models import User
-from augu_api.schemas import Item
+from augu_api.operating import doctor, usage
+from augu_api.photos import ImageRejected, decode_upright
+from augu_api.store import accounts, database
+from augu_api.store.models import User
+from augu_api.web.schemas import Item
+from augu_api.web.service import service
 
 DEMO = "demo"
 
@@ -298,7 +301,7 @@ def export_weights(name: str, photos: tuple[Path, ...]) -> None:
     """Make the ONNX export of the model NAME, and check on PHOTOS that it finds the same."""
     model = find(name, Settings.from_env())
     with click.progressbar(photos, label=f"Exporting {name}", file=sys.stderr) as bar:
-        path = optional("export").export(model, (Image.open(photo) for photo in bar))
+        path = optional("training.export").export(model, (Image.open(photo) for photo in bar))
     model.note_export()
     click.echo(f"{path} finds the same objects as the module in {len(photos)} photos.", err=True)
 
@@ -319,7 +322,7 @@ boxes_option = click.option("--annotations", type=a_file, required=True, help="T
 def evaluate_weights(name: str, images: Path, annotations: Path, pictures: Path | None, as_json: bool) -> None:
     """Measure the model NAME on photos with boxes: COCO's AP, by size and by category, and its calibration."""
     detector = load(replace(Settings.from_env(), model=name))
-    evaluation = optional("evaluate").Evaluation(images, annotations)
+    evaluation = optional("training.evaluate").Evaluation(images, annotations)
     with click.progressbar(evaluation.photos(), label=f"Evaluating {name}", file=sys.stderr) as bar:
         evaluation.run(detector.detect, bar)
     results = evaluation.summary | evaluation.at_likely()
@@ -381,7 +384,7 @@ def train_weights(
     """
     if (validation_images is None) != (validation_annotations is None):
         raise click.UsageError("--validation-images and --validation-annotations belong together.")
-    fine_tune = optional("train").fine_tune
+    fine_tune = optional("training.train").fine_tune
     validation = None
     if validation_images and validation_annotations:
         validation = Data(validation_images, validation_annotations)

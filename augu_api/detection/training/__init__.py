@@ -1,0 +1,1 @@
+"""What makes models: training, evaluation and the ONNX export; the service does without it."""

@@ -1,0 +1,1 @@
+"""What is kept: users, their bans and their counts, in a database."""

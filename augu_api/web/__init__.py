@@ -1,0 +1,1 @@
+"""The HTTP side: gates, request and reply, and a file for each blueprint."""
