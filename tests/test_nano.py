@@ -61,7 +61,7 @@ def anchors(rpn: ScoredRPN) -> Tensor:
     maps = [torch.zeros(1, 1, SIDE // stride, SIDE // stride) for stride in STRIDES]
     [found] = rpn.anchor_generator(ImageList(torch.zeros(1, 3, SIDE, SIDE), [(SIDE, SIDE)]), maps)
     assert len(found) == sum(counts())
-    return cast(Tensor, found)
+    return cast("Tensor", found)
 
 
 def random_boxes(number: int, least: float, most: float, generator: torch.Generator) -> Tensor:
@@ -357,7 +357,7 @@ def test_torch_exports_the_module_by_itself(settings: Settings) -> None:
     photo = torch.tensor(data.coffee()).permute(2, 0, 1) / 255
     with torch.inference_mode(), warnings.catch_warnings(action="ignore"):
         [expected] = module([photo])
-        torch.onnx.export(module, ([photo],), cast(Any, file), opset_version=17, dynamo=False, input_names=["photo"])
+        torch.onnx.export(module, ([photo],), cast("Any", file), opset_version=17, dynamo=False, input_names=["photo"])
     boxes, labels, scores = onnxruntime.InferenceSession(file.getvalue()).run(None, {"photo": photo.numpy()})
     assert len(scores) > 10
     assert labels.tolist() == expected["labels"].tolist()

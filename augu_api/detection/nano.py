@@ -323,7 +323,7 @@ class ScoredRoIHeads(RoIHeads):  # type: ignore[misc]
     ) -> tuple[list[Target], Target]:
         """As torchvision's; in training the losses."""
         if targets is None:
-            return cast(tuple[Any, Any], super().forward(features, proposals, image_shapes))
+            return cast("tuple[Any, Any]", super().forward(features, proposals, image_shapes))
         logits, deltas = self.box_predictor(self.box_head(self.box_roi_pool(features, proposals, image_shapes)))
         regions = [region[:, :4] for region in proposals]
         wanted = zip(*(self._wanted(*one, logits.shape[1]) for one in zip(regions, targets, strict=True)), strict=True)

@@ -162,4 +162,4 @@ def _shared(url: str) -> Storage:
         raise SettingsError(
             "AUGU_RATELIMIT_STORAGE: the limits library does not know this scheme or needs another package for it"
         ) from None
-    return cast(Storage, shared)  # the library has asynchronous ones too
+    return cast("Storage", shared)  # the library has asynchronous ones too

@@ -24,7 +24,7 @@ class Photo(fields.Field[NDArray[np.uint8]]):
 
     def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **_: Any) -> NDArray[np.uint8]:
         try:
-            return self._decoded(value, cast(PhotoRequest, self.parent).max_pixels)
+            return self._decoded(value, cast("PhotoRequest", self.parent).max_pixels)
         except ImageRejected as error:
             raise ValidationError(str(error)) from error
 

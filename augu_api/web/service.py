@@ -65,4 +65,4 @@ class Service:
             return bool(connection.scalar(select(1))) and self.quotas.check()
 
 
-service = cast(Service, LocalProxy(lambda: current_app.extensions[KEY]))
+service = cast("Service", LocalProxy(lambda: current_app.extensions[KEY]))

@@ -67,7 +67,7 @@ def specification(app: Flask) -> dict[str, Any]:
     """The OpenAPI document of the application's routes."""
     plugin = MarshmallowPlugin()
     spec = APISpec("Augu API", version("augu-api"), "3.1.0", [plugin], info={"license": {"name": "Apache-2.0"}})
-    converter = cast(OpenAPIConverter, plugin.converter)  # the line above made it
+    converter = cast("OpenAPIConverter", plugin.converter)  # the line above made it
     converter.add_parameter_attribute_function(_commas)
     converter.add_attribute_function(_known)  # type: ignore[no-untyped-call]
     plugin.map_to_openapi_type(schemas.Photo, "string", "byte")  # type: ignore[no-untyped-call]
