@@ -6,8 +6,8 @@ from augu_api.config import Settings
 from augu_api.detection import Detector
 from augu_api.store import database
 from augu_api.store.quotas import Quotas
-from augu_api.web import auth, deepstack, envelope, metrics, monitoring, objects, security_headers, session
-from augu_api.web.admission import Line
+from augu_api.web import auth, deepstack, envelope, monitoring, objects, request_log, security_headers, session
+from augu_api.web.admission import Admission
 from augu_api.web.body import MAX_BODY, Request
 from augu_api.web.docs import pages
 from augu_api.web.service import KEY, Service
@@ -20,22 +20,25 @@ class Application(Flask):
 
 
 def create_app(settings: Settings, detector: Detector | None = None) -> Flask:
-    """Compose the application, its database brought up to date; without a detector it cannot detect."""
+    """Compose the application and bring its database up to date; without a detector it cannot detect."""
     app = Application(__name__, static_folder=None)
     app.config.update(MAX_CONTENT_LENGTH=MAX_BODY, MAX_FORM_MEMORY_SIZE=MAX_BODY, PROVIDE_AUTOMATIC_OPTIONS=False)
     app.url_map.merge_slashes = False  # a redirect would not be in the envelope
     engine = database.connect(settings.database_url)
     database.upgrade(engine)
     quotas = Quotas(engine, settings.ratelimit_storage, settings.ban_minutes)
-    app.extensions[KEY] = Service(settings, engine, quotas, Line(settings.queue, settings.data_dir / "line"), detector)
-    if detector:
-        metrics.describe(detector)
+    admission = Admission(settings.queue, settings.data_dir / "admission.lock")
+    app.extensions[KEY] = Service(settings, engine, quotas, admission, detector)
     envelope.register(app)
-    monitoring.register(app, metrics.Agents(settings.metrics_dir))
+    monitoring.register(app, settings.metrics_dir)
+    request_log.register(app)
     auth.register(app)
     security_headers.register(app)
-    for blueprint in (objects.images, session.session, monitoring.ops, pages.docs):
+    for blueprint in (objects.images, session.session, monitoring.monitoring, pages.docs):
         app.register_blueprint(blueprint)
     if settings.deepstack:
         app.register_blueprint(deepstack.deepstack)
+    if detector:
+        monitoring.describe(detector)
+    pages.prepare(app)
     return app

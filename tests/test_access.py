@@ -275,7 +275,7 @@ def test_files_are_private(tmp_path: Path) -> None:
     )
     done = subprocess.run(["python", "-c", code], env=os.environ | {"PATH": f"{BIN}:{os.environ['PATH']}"},
                           cwd=ROOT, umask=0, check=True, stdout=subprocess.PIPE, text=True)  # fmt: skip
-    assert done.stdout.split() == ["0o100600"] * 5  # augu.db, its -shm and -wal, line, secret_key
+    assert done.stdout.split() == ["0o100600"] * 5  # augu.db, its -shm and -wal, admission.lock, secret_key
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
 
 

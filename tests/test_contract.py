@@ -65,10 +65,10 @@ def says(response: TestResponse, status: int, error: str, message: str) -> None:
 
 @contextmanager
 def full(service: Service) -> Iterator[None]:
-    """All places of the line are taken."""
-    with ExitStack() as places:
+    """All slots are taken."""
+    with ExitStack() as slots:
         for _ in range(service.settings.queue + 1):
-            places.enter_context(service.line.place())
+            slots.enter_context(service.admission.slot())
         yield
 
 
@@ -380,7 +380,7 @@ def test_boxes_stay_inside_the_image(
 def test_took_leaves_out_the_waiting(client: FlaskClient, service: Service, auth: Headers, photo: str) -> None:
     """`took` is a whole number of milliseconds, and the time spent in line is not among them."""
     with ThreadPoolExecutor() as pool:
-        with service.line.turn():
+        with service.admission.turn():
             reply = pool.submit(client.post, OBJECTS, data=photo, headers=auth)
             with pytest.raises(TimeoutError):
                 reply.result(timeout=1)

@@ -10,10 +10,10 @@ from axe_playwright_python.sync_playwright import Axe
 from flask.testing import FlaskClient
 from playwright.sync_api import Browser, BrowserContext, Locator, Page, Route, expect
 
-from augu_api.config import ROOT
+from augu_api.config import ROOT, Settings
 from augu_api.flags import Flag
 from augu_api.web.docs.pages import POLICY
-from tests.conftest import OBJECTS, FakeDetector, Server, serving
+from tests.conftest import OBJECTS, FakeDetector, MakeApp, Server, serving
 from tests.test_cluster import add
 
 MARKUP = "<img src=/x onerror=alert(1)>"
@@ -227,10 +227,9 @@ def test_a_reply_is_not_markup(page: Page) -> None:
     assert page.locator("main img").count() == 0
 
 
-def test_the_document_is_not_markup(client: FlaskClient, detector: FakeDetector) -> None:
+def test_the_document_is_not_markup(make_app: MakeApp, settings: Settings) -> None:
     """A model whose category is markup shows it as text."""
-    detector.names.append(MARKUP)
-    text = client.get("/docs").text
+    text = make_app(settings, FakeDetector(names=[MARKUP])).test_client().get("/docs").text
     assert "&lt;img src=/x onerror=alert(1)&gt;" in text
     assert "<img" not in text
 

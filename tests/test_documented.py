@@ -21,20 +21,47 @@ from augu_api.detection import Detection, Detector
 from augu_api.flags import DEFAULT_FLAGS, Flag
 from augu_api.store import accounts
 from augu_api.store.models import User
-from augu_api.web.docs.examples import REPLIES, REQUESTS
+from augu_api.web import deepstack, monitoring, objects, session
+from augu_api.web.docs import pages
+from augu_api.web.docs.examples import SIGN
+from augu_api.web.docs.openapi import specification
 from augu_api.web.envelope import minified
 from augu_api.web.service import KEY
 from tests.conftest import BOTH, OBJECTS, FakeDetector, MakeApp, add_user_to
 from tests.test_contract import BAD_TOKEN, bearer, full
 from tests.test_openapi import DETECTION, METRICS_TOKEN, Document, as_documented
 
-SENT = [(operation, kind, name) for operation, kinds in REQUESTS.items() for kind, of in kinds.items() for name in of]
-GIVEN = [
-    (operation, status, name)
-    for operation, statuses in REPLIES.items()
-    for status, examples in statuses.items()
-    for name in examples
+
+def specified() -> Document:
+    """The document of every route, for the parameters of the tests; no database is needed for it."""
+    app = Flask(__name__)
+    for blueprint in (objects.images, session.session, monitoring.monitoring, pages.docs, deepstack.deepstack):
+        app.register_blueprint(blueprint)
+    return specification(app)
+
+
+OPERATIONS = {op["operationId"]: op for ops in specified()["paths"].values() for op in ops.values()}
+SENT = [
+    (operation, kind, name)
+    for operation, op in OPERATIONS.items()
+    for kind, body in op.get("requestBody", {"content": {}})["content"].items()
+    for name in body["examples"]
 ]
+GIVEN = [
+    (operation, int(status), name)
+    for operation, op in OPERATIONS.items()
+    for status, reply in op["responses"].items()
+    for body in reply["content"].values()
+    for name in body.get("examples", ())
+]
+
+
+def success_of(operation: str) -> Any:
+    """What the example of a success says."""
+    [body] = [body for body in OPERATIONS[operation]["responses"]["200"]["content"].values() if "examples" in body]
+    return body["examples"]["success"]["value"]
+
+
 VARIES = re.compile(r'\d+(?= seconds)|(?<="took":)\d+')
 
 
@@ -47,8 +74,7 @@ def settings(settings: Settings) -> Settings:
 @pytest.fixture
 def detector() -> FakeDetector:
     """Finds what the examples say; that the bundled model does so too is tested below."""
-    ready = REPLIES["ops.ready"][200]["success"]["value"]["data"]
-    names = REPLIES["images.names"][200]["success"]["value"]["data"]["names"]
+    ready, names = success_of("monitoring.ready")["data"], success_of("images.names")["data"]["names"]
     return FakeDetector([Detection("stop sign", (5.91, 6.05, 41.97, 38.2), 0.8649)], names, ready)
 
 
@@ -100,7 +126,7 @@ def test_requests(
 
 
 def test_every_body_has_an_example(document: Document) -> None:
-    """Each form of each request, and each reply; what is drawn is seen by who tries it."""
+    """Each form of each request, and each reply but the drawn picture, which /docs shows when it is tried."""
     operations = [op for ops in document["paths"].values() for op in ops.values()]
     bodies = [op["requestBody"]["content"] for op in operations if "requestBody" in op]
     bodies += [reply["content"] for op in operations for reply in op["responses"].values()]
@@ -122,15 +148,15 @@ class Provoked:
             [kind, content] = next(iter(op["requestBody"]["content"].items()))
             request = form_of(self.client, kind, content["examples"]["sign"])
         request |= {"headers": self.headers(name), "path": path.replace("{name}", name)}
-        request |= {"path": "/assets/icon.svg"} if name == "icon" else {}
+        request |= {"path": "/assets/icon.svg"} if operation == "docs.asset" and name == "file" else {}
         request |= {"query_string": {"min_score": "101"}} if name == "query" else {}
         if name == "body":
             request["data"] = {"image": (BytesIO(b"no PNG"), "a.png")} if path == DETECTION else b"\xffno PNG"
-        with full(self.service) if name == "line" else nullcontext():
+        with full(self.service) if name == "admission" else nullcontext():
             return self.client.open(method=method, **request)
 
     def headers(self, name: str) -> dict[str, str]:
-        """Who asks, and for what."""
+        """The headers of a caller for whom the example holds."""
         options: dict[str, dict[str, Any]] = {
             "flags": {"flags": Flag(0)},
             "ban": {"flags": Flag.BANNED},
@@ -155,7 +181,7 @@ def provoked(make_app: MakeApp, settings: Settings, detector: FakeDetector, docu
 
 
 @pytest.mark.parametrize(
-    ("operation", "status", "name"), [given for given in GIVEN if given[:2] != ("ops.prometheus", 200)]
+    ("operation", "status", "name"), [given for given in GIVEN if given[:2] != ("monitoring.prometheus", 200)]
 )
 def test_replies(provoked: Provoked, document: Document, operation: str, status: int, name: str) -> None:
     """The service gives each reply of the document as its example says, and the document allows it."""
@@ -178,7 +204,7 @@ def test_metrics(client: FlaskClient, auth: dict[str, str]) -> None:
     """The lines of the example are among those that Prometheus gets, with other numbers."""
     client.get("/session", headers=auth | {"User-Agent": "curl/8.10"})
     found = client.get("/metrics", headers=bearer(f"Bearer {METRICS_TOKEN}")).text
-    example: str = REPLIES["ops.prometheus"][200]["success"]["value"]
+    example: str = success_of("monitoring.prometheus")
     assert {line.rpartition(" ")[0] for line in example.splitlines()} <= {
         line.rpartition(" ")[0] for line in found.splitlines()
     }
@@ -188,8 +214,7 @@ def test_the_bundled_model_gives_the_example(make_app: MakeApp, settings: Settin
     """What the document says is in its photo is what the bundled model finds there."""
     app = make_app(settings, bundled)
     client, headers = app.test_client(), bearer(add_user_to(app.extensions[KEY]))
-    sign = REQUESTS["images.objects"]["text/plain"]["sign"]["value"]
-    [found] = client.post(OBJECTS, data=sign, headers=headers).get_json()["data"]["objects"]
-    [expected] = REPLIES["images.objects"][200]["success"]["value"]["data"]["objects"]
+    [found] = client.post(OBJECTS, data=SIGN, headers=headers).get_json()["data"]["objects"]
+    [expected] = success_of("images.objects")["data"]["objects"]
     assert found == pytest.approx(expected, abs=0.5)  # another processor rounds otherwise
-    assert client.get("/health/ready").get_json() == REPLIES["ops.ready"][200]["success"]["value"]
+    assert client.get("/health/ready").get_json() == success_of("monitoring.ready")

@@ -1,6 +1,8 @@
 """The layers of the package: its folders, and what may import what."""
 
 import ast
+import graphlib
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +10,9 @@ from pathlib import Path
 import pytest
 
 import augu_api
+from augu_api.config import ROOT
 
+MAX_MODULE, MAX_FUNCTION = 300, 20  # lines
 PACKAGE = Path(augu_api.__file__).parent
 LAYERS = [{"core"}, {"detection", "store"}, {"web"}, {"app"}, {"operating"}]
 """The layers, lowest first: each is a folder, but for `core`, the files beside the folders, and `app`, app.py."""
@@ -91,3 +95,38 @@ def test_the_command_line_does_without_torch() -> None:
     """No admin command waits for torch."""
     code = "import sys, augu_api.operating.cli; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("module", ["augu_api", "augu_api.client", "augu_api.tokens"])
+def test_light_modules_load_no_server(module: str) -> None:
+    """What a client program imports loads no web framework, no database and no numpy, and few modules at all."""
+    code = f"import sys, {module}; print(*sys.modules, sep='\\n')"
+    loaded = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
+    heavy = {"flask", "werkzeug", "sqlalchemy", "marshmallow", "numpy", "PIL", "onnxruntime"}
+    assert heavy.isdisjoint(name.partition(".")[0] for name in loaded)
+    assert len(loaded) < 200  # the standard library's http.client alone loads about 100
+
+
+def test_no_import_cycle() -> None:
+    """No module imports another that imports it, by however many steps."""
+    modules = {f"augu_api.{path.relative_to(PACKAGE).with_suffix('').as_posix().replace('/', '.')}" for path in FILES}
+    edges: dict[str, set[str]] = {}
+    for path in FILES:
+        name = f"augu_api.{path.relative_to(PACKAGE).with_suffix('').as_posix().replace('/', '.')}"
+        parents = {name.rpartition(".")[0] for name in imported(path)} | imported(path)
+        edges[name] = {found for found in parents if found in modules} | {
+            f"{found}.__init__" for found in parents if f"{found}.__init__" in modules
+        }
+    graphlib.TopologicalSorter({name: found - {name} for name, found in edges.items()}).prepare()
+
+
+def test_modules_and_functions_are_short() -> None:
+    """No module has over 300 lines; no function over 20, but for those that CONTRIBUTING.md names."""
+    assert [path for path in FILES if len(path.read_text().splitlines()) > MAX_MODULE] == []
+    long = {
+        f"{path.relative_to(PACKAGE).as_posix()}:{node.name}"
+        for path in FILES
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.FunctionDef) and (node.end_lineno or 0) - node.lineno >= MAX_FUNCTION
+    }
+    assert long == set(re.findall(r"^\| `([a-z_/]+\.py:\w+)` \|", (ROOT / "CONTRIBUTING.md").read_text(), re.MULTILINE))

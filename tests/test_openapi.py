@@ -16,6 +16,7 @@ from werkzeug.test import TestResponse
 from augu_api.config import Settings
 from augu_api.flags import Flag
 from augu_api.web.docs.openapi import path_of
+from augu_api.web.docs.pages import prepare
 from augu_api.web.service import KEY, Service
 from tests.conftest import OBJECTS, AddUser, FakeDetector, MakeApp, add_user_to
 from tests.test_contract import BAD_TOKEN, Headers, bearer, full
@@ -39,7 +40,7 @@ def document(client: FlaskClient) -> Document:
 
 def gated(app: Flask) -> set[tuple[str, str]]:
     """The operations that need a token of a user."""
-    rules = [rule for rule in app.url_map.iter_rules() if hasattr(app.view_functions[rule.endpoint], "flags")]
+    rules = [rule for rule in app.url_map.iter_rules() if hasattr(app.view_functions[rule.endpoint], "gates")]
     return {(rule.rule, method) for rule in rules for method in methods(rule)}
 
 
@@ -73,6 +74,29 @@ def test_every_route_is_documented_and_nothing_else(app: Flask, document: Docume
     assert set(operations) == routes
     assert all(operation["summary"].endswith(".") for operation in operations.values())
     assert len({operation["operationId"] for operation in operations.values()}) == len(operations)
+
+
+def test_an_undocumented_view_works_and_is_listed(app: Flask) -> None:
+    """A view without an Operation, even without a docstring, is listed by its name and its arguments."""
+    app.add_url_rule("/new/<int:number>", "new", lambda number: str(number + 1))
+    prepare(app)
+    client = app.test_client()
+    document = json.loads(client.get("/openapi.json").data)
+    validate(document)
+    operation = document["paths"]["/new/{number}"]["get"]
+    assert (operation["operationId"], operation["summary"]) == ("new", "new.")
+    assert [parameter["name"] for parameter in operation["parameters"]] == ["number"]
+    assert "GET /new/{number}" in client.get("/docs").text
+    assert client.get("/new/41").text == "42"
+
+
+def test_documents_are_made_at_the_start(app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A request for them makes nothing: callers need no token for it."""
+    monkeypatch.delattr("apispec.APISpec.to_dict")
+    monkeypatch.delattr("jinja2.Template.render")
+    client = app.test_client()
+    for path in ("/openapi.json", "/docs"):
+        assert [client.get(path).status_code for _ in range(2)] == [200, 200]
 
 
 def test_gated_routes_say_so(app: Flask, document: Document) -> None:
@@ -164,14 +188,14 @@ def test_deepstacks_replies_are_as_documented(
 
 @pytest.mark.parametrize(("method", "path"), [("POST", OBJECTS), ("POST", DETECTION), ("GET", "/session")])
 def test_refusals_are_as_documented(client: FlaskClient, document: Document, method: str, path: str) -> None:
-    """A caller whom nobody knows."""
+    """A caller without a valid token."""
     response = client.open(path, method=method, headers=BAD_TOKEN)
     assert response.status_code == 401
     as_documented(document, response)
 
 
 @pytest.mark.parametrize("path", [OBJECTS, DETECTION])
-def test_a_full_line_is_as_documented(
+def test_a_full_queue_is_as_documented(
     client: FlaskClient, service: Service, auth: Headers, document: Document, photo: str, path: str
 ) -> None:
     """And so is 503."""

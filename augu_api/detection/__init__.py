@@ -55,3 +55,7 @@ class Detector(Protocol):
 
 class ModelUnavailable(Exception):
     """A model cannot be loaded; the message says which, why and what to do."""
+
+
+class NoDetector(RuntimeError):
+    """The application was made without a detector, as the command line makes it."""

@@ -13,8 +13,8 @@ from datetime import UTC, datetime
 from typing import Any, BinaryIO, NamedTuple
 
 from augu_api.tokens import MAX_ID
-from augu_api.web.metrics import OTHER, product
-from augu_api.web.monitoring import logger
+from augu_api.web.monitoring import OTHER, product
+from augu_api.web.request_log import logger
 
 MAX_LINE = 16_384  # bytes: an agent of 200 characters, escaped, and the rest
 MAX_USERS = 10_000

@@ -1,4 +1,4 @@
-"""The line in front of a detector: how many requests may wait for it, whose turn it is, and who is alone."""
+"""Who may use the detector: a bounded number of slots, one turn at a time, and whether it has all cores."""
 
 import fcntl
 import os
@@ -11,15 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 
-class LineFull(Exception):
-    """Nobody else can wait now."""
+class QueueFull(Exception):
+    """All slots are taken."""
 
 
 @dataclass
 class Turn:
     """A turn at the detector.
 
-    alone: no other process had anybody in its line when the turn began, so all cores are free for this one
+    alone: no other process had a slot taken when the turn began, so all cores are free for this one
     milliseconds: how long it took, once it is over
     """
 
@@ -27,15 +27,15 @@ class Turn:
     milliseconds: float = 0.0
 
 
-class Line:
-    """One request at a time has the detector's turn, `waiting` more may wait for it.
+class Admission:
+    """The detector takes one request at a time; `waiting` more may wait for their turn.
 
-    Processes see each other's lines by `path`, a file on which each has a shared lock (flock, which ends with its
-    process) while anybody is in its line. Without such a file none knows that it is alone.
+    Processes see each other by `path`, a lock file: each holds a shared lock (flock, which ends with its process)
+    while any of its slots is taken. Without such a file no process knows that it is alone.
     """
 
     def __init__(self, waiting: int, path: Path | None = None) -> None:
-        self._places, self._taken = waiting + 1, 0
+        self._slots, self._taken = waiting + 1, 0
         self._change, self._turn = threading.Lock(), threading.Lock()
         self._file: int | None = None
         if path:
@@ -44,11 +44,11 @@ class Line:
                 weakref.finalize(self, os.close, self._file)
 
     @contextmanager
-    def place(self) -> Iterator[None]:
-        """Hold a place in the line; raises LineFull at once if there is none."""
+    def slot(self) -> Iterator[None]:
+        """Hold a slot; raises QueueFull at once if there is none."""
         with self._change:
-            if self._taken == self._places:
-                raise LineFull
+            if self._taken == self._slots:
+                raise QueueFull
             self._taken += 1
             if self._taken == 1:
                 self._lock(fcntl.LOCK_SH)
@@ -62,7 +62,7 @@ class Line:
 
     @contextmanager
     def turn(self) -> Iterator[Turn]:
-        """Wait for the turn, with a place in the line, and time it."""
+        """Wait for the turn, holding a slot, and time it."""
         with self._turn:
             turn, start = Turn(self._alone()), time.perf_counter()
             try:
@@ -71,14 +71,14 @@ class Line:
                 turn.milliseconds = (time.perf_counter() - start) * 1000
 
     def _alone(self) -> bool:
-        """Whether the lock can be had exclusively; it is not kept so."""
+        """Whether the exclusive lock can be had; it is given back at once."""
         try:
             return self._lock(fcntl.LOCK_EX)
         finally:
             self._lock(fcntl.LOCK_SH)
 
     def _lock(self, kind: int) -> bool:
-        """Lock the file in another way; False if others do not let it, or there is none."""
+        """Change the lock on the file; False if another process prevents it, or there is no file."""
         with suppress(OSError):
             if self._file is not None:
                 fcntl.flock(self._file, kind | fcntl.LOCK_NB)

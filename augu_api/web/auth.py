@@ -1,9 +1,10 @@
-"""The gates in front of a view, in their order: token, ban, line, rate limit, flags."""
+"""The gates in front of a view, in their order: token, ban, slot, rate limit, flags."""
 
 import math
 import time
 from collections.abc import Callable
 from contextlib import nullcontext, suppress
+from dataclasses import dataclass
 from functools import wraps
 from typing import Any
 
@@ -28,33 +29,49 @@ def bearer_token() -> str | None:
     return authorization.token if authorization and authorization.type == "bearer" else None
 
 
-def requires(
-    flags: Flag = NO_FLAGS, *, in_line: bool = False, token: Callable[[], str | None] = bearer_token
-) -> Callable[[View], View]:
-    """Let a view be reached only by a user with these flags and, if `in_line`, with a place in the detector's line.
+@dataclass(frozen=True)
+class Gates:
+    """What a request has to pass before its view is called.
 
-    `token` says where a request has its token. The place is taken before the request is counted, so that one which
-    finds the line full is not.
+    flags: those that the user needs
+    slot: whether the view uses the detector. The slot is taken before the request is counted, so that a request that
+        finds none is not counted
+    token: finds the token in the request
     """
+
+    flags: Flag = NO_FLAGS
+    slot: bool = False
+    token: Callable[[], str | None] = bearer_token
+
+    def passed(self, view: View, arguments: dict[str, Any]) -> Response:
+        """The view's reply to a request that passes. Raises Refused, QueueFull."""
+        user = g.user = _authenticate(self.token())
+        _refuse_banned(user)
+        with service.admission.slot() if self.slot else nullcontext():
+            _count(user)
+            _refuse_without(self.flags, user)
+            return view(**arguments)
+
+
+def requires(
+    flags: Flag = NO_FLAGS, *, slot: bool = False, token: Callable[[], str | None] = bearer_token
+) -> Callable[[View], View]:
+    """Put Gates in front of a view."""
+    gates = Gates(flags, slot, token)
 
     def decorate(view: View) -> View:
         @wraps(view)
-        def gated(*args: Any, **kwargs: Any) -> Response:
-            user = g.user = _authenticate(token())
-            _refuse_banned(user)
-            with service.line.place() if in_line else nullcontext():
-                _count(user)
-                _refuse_without(flags, user)
-                return view(*args, **kwargs)
+        def gated(**arguments: Any) -> Response:
+            return gates.passed(view, arguments)
 
-        gated.flags, gated.in_line = flags, in_line  # type: ignore[attr-defined]  # for the documentation
+        gated.gates = gates  # type: ignore[attr-defined]  # for the documentation
         return gated
 
     return decorate
 
 
 def register(app: Flask) -> None:
-    """Tell each authenticated caller what is left of the quota."""
+    """Add what is left of the quota to each reply to an authenticated request."""
     app.after_request(_add_quota)
 
 
@@ -62,7 +79,7 @@ def _authenticate(text: str | None) -> User:
     try:
         token = tokens.read(service.settings.secret_keys, text or "")
     except tokens.BadSignature:
-        token = tokens.NOBODYS  # looked for all the same: the time is not to tell what is wrong with a token
+        token = tokens.NOBODYS  # the lookup is made all the same, so that the time does not tell what is wrong
     except tokens.InvalidToken:
         raise Refused(401, "token") from None
     with Session(service.lookups) as session:
@@ -106,7 +123,7 @@ def _refuse_without(flags: Flag, user: User) -> None:
 def _add_quota(response: Response) -> Response:
     if quota := g.get("quota"):
         _put_quota(response, quota)
-    elif user := g.get("user"):  # turned away before the request was counted
+    elif user := g.get("user"):  # refused before the request was counted
         with suppress(StorageError):  # the reply itself stands
             _put_quota(response, service.quotas.left(user))
     return response

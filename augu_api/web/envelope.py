@@ -1,18 +1,22 @@
-"""The one owner of the reply's shape: a JSON object of `statusCode`, `error`, `message` and `data` or `details`."""
+"""The shape of every reply: a JSON object of `statusCode`, `error`, `message` and `data` or `details`."""
 
 import json
 import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from http import HTTPStatus
 from typing import Any
 
-from flask import Flask, Response, g
+from flask import Response, g
+from flask.sansio.scaffold import Scaffold
 from limits.errors import StorageError
 from marshmallow import ValidationError
 from sqlalchemy.exc import DBAPIError, TimeoutError
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
-from augu_api.web.admission import LineFull
-from augu_api.web.service import NoDetector
+from augu_api.detection import NoDetector
+from augu_api.web.admission import QueueFull
 
 MESSAGES = {
     400: "Invalid request body.",
@@ -27,93 +31,124 @@ RETRY_SECONDS = 1
 logger = logging.getLogger(__name__)
 
 
-class Refused(Exception):
-    """A request that a gate turned away.
+@dataclass(frozen=True)
+class Failure:
+    """Why a request is not fulfilled.
 
-    `reason` tells refusals apart in the metrics, `retry_after` is in whole seconds.
+    status: the HTTP status
+    reason: what the metrics count it as; empty if it is not counted as a refusal
+    message: the sentence for a person; each status has a default one
+    details: the reasons by field
+    retry_after: the whole seconds to wait
+    allow: the methods that a 405 allows, comma-separated
     """
 
+    status: int
+    reason: str = ""
+    message: str = ""
+    details: Any = None
+    retry_after: int | None = None
+    allow: str = ""
+
+
+class Refused(Exception):
+    """A request that is turned away; its arguments are those of a Failure."""
+
     def __init__(self, status: int, reason: str, message: str = "", retry_after: int | None = None) -> None:
-        self.status, self.reason, self.message, self.retry_after = status, reason, message, retry_after
+        super().__init__(status, reason)
+        self.failure = Failure(status, reason, message, retry_after=retry_after)
 
 
 def success(data: Any) -> Response:
     """200: {"statusCode":200,"error":null,"message":"Request fulfilled.","data":…}."""
-    return _reply(200, {"error": None, "message": "Request fulfilled.", "data": data})
+    return json_reply(fulfilled(data))
 
 
-def failure(status: int, message: str = "", details: Any = None, retry_after: int | None = None) -> Response:
-    """{"statusCode":…,"error":…,"message":…} and, if there are any, "details" by field."""
-    body = {"error": error_of(status), "message": message or MESSAGES.get(status) or HTTPStatus(status).description}
-    response = _reply(status, body | ({"details": details} if details else {}))
-    if retry_after is not None:
-        response.headers["Retry-After"] = str(retry_after)
-    if retry_after is not None and status in (403, 429):  # the user is to wait, not everybody
-        response.headers["X-Retry-After"] = str(retry_after)
-    if status == 401:
+def fulfilled(data: Any) -> dict[str, Any]:
+    """The body of a success."""
+    return {"statusCode": 200, "error": None, "message": "Request fulfilled.", "data": data}
+
+
+def failed(failure: Failure) -> dict[str, Any]:
+    """The body of a failure: {"statusCode":…,"error":…,"message":…} and, if there are any, "details" by field."""
+    status = failure.status
+    message = failure.message or MESSAGES.get(status) or HTTPStatus(status).description
+    body = {"statusCode": status, "error": error_of(status), "message": message}
+    return body | ({"details": failure.details} if failure.details else {})
+
+
+def refusal(failure: Failure, shape: Callable[[Failure], dict[str, Any]] = failed) -> Response:
+    """The reply to a request that failed, with the headers that belong to its status."""
+    response = json_reply(shape(failure), failure.status)
+    if failure.retry_after is not None:
+        response.headers["Retry-After"] = str(failure.retry_after)
+        if failure.status in (403, 429):  # this user has to wait, not every client
+            response.headers["X-Retry-After"] = str(failure.retry_after)
+    if failure.status == 401:
         response.headers["WWW-Authenticate"] = "Bearer"
+    if failure.allow:  # RFC 9110 requires it on a 405
+        response.headers["Allow"] = failure.allow
     return response
 
 
 def error_of(status: int) -> str:
-    """The short name of a failure: HTTP's own, but for 400 as the original API spells it."""
+    """The short name of a failure: HTTP's own, except that 400 is spelled as in the original API."""
     return "Bad request" if status == 400 else HTTPStatus(status).phrase
 
 
+def json_reply(body: dict[str, Any], status: int = 200) -> Response:
+    """A reply whose body is minified JSON, its keys in the order given."""
+    return Response(minified(body), status, mimetype="application/json")
+
+
 def minified(body: dict[str, Any]) -> str:
-    """The body as JSON in its own order, without blanks."""
+    """The body as JSON without white space."""
     return json.dumps(body, separators=(",", ":"), allow_nan=False)
 
 
-def _reply(status: int, body: dict[str, Any]) -> Response:
-    return Response(minified({"statusCode": status} | body), status, mimetype="application/json")
+# --- which error becomes which reply
 
 
-def register(app: Flask) -> None:
-    """Answer every error of the application in the envelope."""
-    app.register_error_handler(Refused, _refused)
-    app.register_error_handler(ValidationError, _invalid)
-    app.register_error_handler(RequestEntityTooLarge, _too_large)
-    app.register_error_handler(HTTPException, _http)
-    app.register_error_handler(LineFull, _line_full)
-    for error in (NoDetector, StorageError, DBAPIError, TimeoutError):
-        app.register_error_handler(error, _unavailable)
-    app.register_error_handler(Exception, _unexpected)
+def _http(error: HTTPException) -> Failure:
+    return Failure(error.code or 500, allow=error.get_response().headers.get("Allow", ""))
 
 
-def _refused(error: Refused) -> Response:
-    g.refusal = error.reason
-    return failure(error.status, error.message, retry_after=error.retry_after)
+def _unavailable(part: str, _: Exception) -> Failure:
+    logger.error("%s is not available", part)
+    return Failure(503, "unavailable", retry_after=RETRY_SECONDS)
 
 
-def _invalid(error: ValidationError) -> Response:
-    g.refusal = "body"
-    return failure(400, details=error.normalized_messages())  # type: ignore[no-untyped-call]
-
-
-def _too_large(_: RequestEntityTooLarge) -> Response:
-    g.refusal = "body"
-    return failure(400, details={"data": ["The body is too large."]})
-
-
-def _line_full(_: LineFull) -> Response:
-    g.refusal = "line"
-    return failure(503, "Too many requests are waiting. Please try again later.", retry_after=RETRY_SECONDS)
-
-
-def _http(error: HTTPException) -> Response:
-    response = failure(error.code or 500)
-    if allowed := error.get_response().headers.get("Allow"):  # RFC 9110 asks for it on 405
-        response.headers["Allow"] = allowed
-    return response
-
-
-def _unavailable(error: Exception) -> Response:
-    g.refusal = "unavailable"
-    logger.error("%s is not available", "The detector" if isinstance(error, NoDetector) else "The database")
-    return failure(503, retry_after=RETRY_SECONDS)
-
-
-def _unexpected(error: Exception) -> Response:
+def _unexpected(error: Exception) -> Failure:
     logger.error("An unexpected error", exc_info=error)
-    return failure(500)
+    return Failure(500)
+
+
+FULL = Failure(503, "admission", "Too many requests are waiting. Please try again later.", retry_after=RETRY_SECONDS)
+ERRORS: dict[type[Exception], Callable[[Any], Failure]] = {
+    Refused: lambda error: error.failure,
+    ValidationError: lambda error: Failure(400, "body", details=error.normalized_messages()),
+    RequestEntityTooLarge: lambda _: Failure(400, "body", details={"data": ["The body is too large."]}),
+    QueueFull: lambda _: FULL,
+    NoDetector: partial(_unavailable, "The detector"),
+    StorageError: partial(_unavailable, "The storage of the counts"),
+    DBAPIError: partial(_unavailable, "The database"),
+    TimeoutError: partial(_unavailable, "The database"),
+    HTTPException: _http,
+    Exception: _unexpected,
+}
+"""Every error that a request can end with, and the failure that its caller gets."""
+
+
+def register(scaffold: Scaffold, shape: Callable[[Failure], dict[str, Any]] = failed) -> None:
+    """Answer every error of an application or a blueprint, in a shape of its own if one is given."""
+    for error, failure_of in ERRORS.items():
+        scaffold.register_error_handler(error, partial(_answer, failure_of, shape))
+
+
+def _answer(
+    failure_of: Callable[[Exception], Failure], shape: Callable[[Failure], dict[str, Any]], error: Exception
+) -> Response:
+    failure = failure_of(error)
+    if failure.reason:
+        g.refusal = failure.reason
+    return refusal(failure, shape)

@@ -1,76 +1,69 @@
-"""For operators: request ids, a log line for each request, health and metrics."""
+"""The monitoring blueprint: health checks, and metrics for Prometheus.
 
+The metrics are those of all workers where PROMETHEUS_MULTIPROC_DIR names a folder that they share.
+"""
+
+import fcntl
 import hmac
-import logging
 import re
-import time
-import uuid
+import tempfile
+import threading
+import weakref
+from collections.abc import Iterable
+from pathlib import Path
 
 from flask import Blueprint, Flask, Response, g, request
-from prometheus_client import CONTENT_TYPE_LATEST
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    REGISTRY,
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    generate_latest,
+)
+from prometheus_client.multiprocess import MultiProcessCollector
 
-from augu_api.web import metrics
+from augu_api.detection import Detection, Detector
+from augu_api.web import request_log
 from augu_api.web.auth import bearer_token
-from augu_api.web.envelope import Refused, success
+from augu_api.web.docs.examples import TOKEN, UNAVAILABLE
+from augu_api.web.envelope import Failure, Refused, success
+from augu_api.web.operation import Content, Operation, data
 from augu_api.web.schemas import Live, Ready
 from augu_api.web.service import service
 
-ops = Blueprint("ops", __name__)
-REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
-logger = logging.getLogger("augu_api.requests")
+REQUESTS = Counter("augu_requests", "Requests answered.", ["route", "status", "agent"])
+LATENCY = Histogram("augu_request_seconds", "Seconds to answer a request.", ["route"])
+DETECTION = Histogram("augu_detection_seconds", "Seconds to decode a photo and detect the objects in it.")
+OBJECTS = Counter("augu_objects", "Objects returned.", ["name"])
+REFUSALS = Counter("augu_refusals", "Requests refused.", ["reason"])
+MODEL = Gauge("augu_model_info", "What detects.", ["model", "engine", "sha256"], multiprocess_mode="max")
+
+MAX_AGENTS = 50
+OTHER = "other"
+PRODUCT = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,40}(?=[/ ]|$)")
+HIDDEN = "Metrics are shown only if AUGU_METRICS_TOKEN is set."
+monitoring = Blueprint("monitoring", __name__)
 
 
-def register(app: Flask, agents: metrics.Agents) -> None:
-    """Give each request an id, and log and count each reply."""
-    app.before_request(_begin)
-    app.after_request(_name_and_log)
-    app.after_request(lambda response: _measure(response, agents))
-
-
-def _begin() -> None:
-    given = request.headers.get("X-Request-Id", "")
-    g.request_id = given if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
-    g.started = time.perf_counter()
-
-
-def _name_and_log(response: Response) -> Response:
-    response.headers["X-Request-Id"] = g.request_id
-    user = g.get("user")
-    logger.info(
-        "request",
-        extra={
-            "id": g.request_id,
-            "user": str(user.id) if user else None,
-            "agent": request.headers.get("User-Agent", "")[:200],
-            "method": request.method,
-            "route": _route(),
-            "status": response.status_code,
-            "milliseconds": round((time.perf_counter() - g.started) * 1000, 1),
-        },
-    )
-    return response
-
-
-def _measure(response: Response, agents: metrics.Agents) -> Response:
-    agent = agents.label(request.headers.get("User-Agent", ""), may_be_new="user" in g)
-    metrics.REQUESTS.labels(_route(), str(response.status_code), agent).inc()
-    metrics.LATENCY.labels(_route()).observe(time.perf_counter() - g.started)
-    if reason := g.get("refusal"):
-        metrics.REFUSALS.labels(reason).inc()
-    return response
-
-
-def _route() -> str:
-    return request.url_rule.rule if request.url_rule else "none"
-
-
-@ops.get("/health/live")
+@monitoring.get("/health/live")
+@Operation(replies=data(Live, live=True))
 def live() -> Response:
     """Say that the process answers."""
     return success(Live().dump({"live": True}))
 
 
-@ops.get("/health/ready")
+@monitoring.get("/health/ready")
+@Operation(
+    replies=data(
+        Ready,
+        model="bundled",
+        engine="onnx",
+        sha256="ecbbeda8a766dad62f0ae8e78a968e6fd90bcd77534e5d210b9cddef866ad800",
+    ),
+    failures=UNAVAILABLE,
+)
 def ready() -> Response:
     """Say that the model is loaded and the database answers."""
     facts = service.detector.facts
@@ -79,12 +72,95 @@ def ready() -> Response:
     return success(Ready().dump(facts))
 
 
-@ops.get("/metrics")
+@monitoring.get("/metrics")
+@Operation(
+    replies={
+        "text/plain": Content(
+            {"type": "string"},
+            {"success": {"value": 'augu_requests_total{agent="curl",route="/session",status="200"} 3.0\n'}},
+        )
+    },
+    failures=TOKEN | {"metrics": Failure(403, message=HIDDEN)},
+)
 def prometheus() -> Response:
     """Show the metrics of all workers as Prometheus text to the bearer of AUGU_METRICS_TOKEN."""
     expected = service.settings.metrics_token
     if not expected:
-        raise Refused(403, "metrics", "Metrics are shown only if AUGU_METRICS_TOKEN is set.")
+        raise Refused(403, "metrics", HIDDEN)
     if not hmac.compare_digest((bearer_token() or "").encode(), expected.encode()):
         raise Refused(401, "metrics")
-    return Response(metrics.exposition(service.settings.metrics_dir), content_type=CONTENT_TYPE_LATEST)
+    return Response(exposition(service.settings.metrics_dir), content_type=CONTENT_TYPE_LATEST)
+
+
+def register(app: Flask, metrics_dir: Path | None) -> None:
+    """Count and time each reply."""
+    agents = Agents(metrics_dir)
+    app.after_request(lambda response: _measure(response, agents))
+
+
+def describe(detector: Detector) -> None:
+    """Say what detects in this process."""
+    MODEL.labels(**detector.facts).set(1)
+
+
+def observe(found: Iterable[Detection], milliseconds: float) -> None:
+    """Count a detection and the objects that were returned."""
+    DETECTION.observe(milliseconds / 1000)
+    for detection in found:
+        OBJECTS.labels(detection.name).inc()
+
+
+def exposition(folder: Path | None) -> bytes:
+    """All metrics in Prometheus' text format."""
+    if folder is None:
+        return generate_latest(REGISTRY)
+    registry = CollectorRegistry()
+    MultiProcessCollector(registry, path=str(folder))  # type: ignore[no-untyped-call]
+    return generate_latest(registry)
+
+
+def _measure(response: Response, agents: "Agents") -> Response:
+    route = request_log.route()
+    agent = agents.label(request.headers.get("User-Agent", ""), may_be_new="user" in g)
+    REQUESTS.labels(route, str(response.status_code), agent).inc()
+    LATENCY.labels(route).observe(request_log.seconds())
+    if reason := g.get("refusal"):
+        REFUSALS.labels(reason).inc()
+    return response
+
+
+def product(user_agent: str) -> str:
+    """The first product name of User-Agent, plain ASCII, or `other` if it has none of a sane length."""
+    found = PRODUCT.match(user_agent)
+    return found[0] if found else OTHER
+
+
+class Agents:
+    """Labels for user agents: the first product name of User-Agent, at most 50 in all workers, then `other`.
+
+    The names are kept in a file of the workers' shared folder.
+    """
+
+    def __init__(self, folder: Path | None) -> None:
+        self._file = (folder / "agents").open("a+") if folder else tempfile.TemporaryFile("a+")  # noqa: SIM115 - closed below
+        weakref.finalize(self, self._file.close)
+        self._lock = threading.Lock()
+        self._known: set[str] = set()
+
+    def label(self, user_agent: str, *, may_be_new: bool) -> str:
+        """The label for a User-Agent; only an authenticated caller's (`may_be_new`) is added."""
+        name = product(user_agent)
+        if name not in self._known and may_be_new and len(self._known) < MAX_AGENTS:
+            self._add(name)
+        return name if name in self._known else OTHER
+
+    def _add(self, name: str) -> None:
+        with self._lock:
+            fcntl.flock(self._file, fcntl.LOCK_EX)
+            self._file.seek(0)
+            self._known = set(self._file.read().split())
+            if name not in self._known and len(self._known) < MAX_AGENTS:
+                self._file.write(f"{name}\n")
+                self._file.flush()
+                self._known.add(name)
+            fcntl.flock(self._file, fcntl.LOCK_UN)

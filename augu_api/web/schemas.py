@@ -22,7 +22,7 @@ MISSING: dict[str, str | list[Any] | dict[Any, Any]] = {"required": "Missing.", 
 class Photo(fields.Field[NDArray[np.uint8]]):
     """A PNG, as base64 text or as bytes, loaded as RGB pixels (H, W, 3), at most the schema's `max_pixels`."""
 
-    def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **_: Any) -> NDArray[np.uint8]:
+    def _deserialize(self, value: Any, *_: Any, **__: Any) -> NDArray[np.uint8]:
         try:
             return self._decoded(value, cast("PhotoRequest", self.parent).max_pixels)
         except ImageRejected as error:
@@ -66,7 +66,7 @@ def _from_base64(text: str) -> bytes:
 class PhotoRequest(Schema):
     """A body with a photo of at most `max_pixels` pixels; fields that are not listed are ignored."""
 
-    def __init__(self, max_pixels: int) -> None:
+    def __init__(self, max_pixels: int = 0) -> None:
         super().__init__(unknown=EXCLUDE)
         self.max_pixels = max_pixels
 
@@ -105,7 +105,7 @@ class ObjectsQuery(Schema):
         metadata={"description": "Return only these categories, comma-separated.", "minItems": 1},
     )
 
-    def __init__(self, known: Collection[str]) -> None:
+    def __init__(self, known: Collection[str] = ()) -> None:
         super().__init__(unknown=RAISE)
         self.known = known
 
@@ -198,6 +198,15 @@ class DeepStackFailure(Schema):
     success = fields.Boolean(required=True, dump_default=False)
     error = fields.String(required=True, metadata={"description": "The reason, for a person."})
     duration = fields.Integer(required=True, dump_default=0, metadata={"description": "Always 0."})
+
+
+class Failure(Schema):
+    """A failure; a success has `data` in place of `details`, and null as its `error`."""
+
+    status_code = fields.Integer(required=True, data_key="statusCode")
+    error = fields.String(required=True)
+    message = fields.String(required=True)
+    details = fields.Dict(metadata={"description": "The reasons, by field."})
 
 
 class CategoryNames(Schema):

@@ -1,4 +1,4 @@
-"""What a request needs of its application: unbound until `create_app` binds it."""
+"""What the views work with; unbound until `create_app` binds it to an application."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -9,17 +9,12 @@ from sqlalchemy import Engine, select
 from werkzeug.local import LocalProxy
 
 from augu_api.config import Settings
-from augu_api.detection import Detector
+from augu_api.detection import Detector, NoDetector
 from augu_api.store.database import one_statement
 from augu_api.store.quotas import Quotas
-from augu_api.web.admission import Line
-from augu_api.web.schemas import DeepStackRequest, ObjectsQuery, ObjectsRequest
+from augu_api.web.admission import Admission
 
 KEY = "augu_api"
-
-
-class NoDetector(RuntimeError):
-    """The application was made without a detector, as the command line does."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +24,7 @@ class Service:
     settings: Settings
     engine: Engine
     quotas: Quotas
-    line: Line
+    admission: Admission
     loaded: Detector | None
 
     @property
@@ -40,23 +35,8 @@ class Service:
         return self.loaded
 
     @cached_property
-    def query(self) -> ObjectsQuery:
-        """The schema of the endpoint's query; a schema is made once, which takes longer than to use it."""
-        return ObjectsQuery(self.detector.names)
-
-    @cached_property
-    def body(self) -> ObjectsRequest:
-        """The schema of the endpoint's body."""
-        return ObjectsRequest(self.settings.max_pixels)
-
-    @cached_property
-    def form(self) -> DeepStackRequest:
-        """The schema of the form that DeepStack's clients send."""
-        return DeepStackRequest(self.settings.max_pixels)
-
-    @cached_property
     def lookups(self) -> Engine:
-        """The database for work that is a single statement."""
+        """The database, for work that is a single statement."""
         return one_statement(self.engine)
 
     def answers(self) -> bool:

@@ -1,9 +1,10 @@
-"""The session blueprint."""
+"""The session blueprint: the caller's own account."""
 
 from flask import Blueprint, Response, g
 
 from augu_api.web.auth import requires
 from augu_api.web.envelope import success
+from augu_api.web.operation import Operation, data
 from augu_api.web.schemas import SessionDetails
 
 session = Blueprint("session", __name__)
@@ -11,6 +12,15 @@ session = Blueprint("session", __name__)
 
 @session.get("/session")
 @requires()
+@Operation(
+    replies=data(
+        SessionDetails,
+        id="367302593753645057",
+        flags=405,
+        flagNames=["TEXT", "IMAGES", "IMAGES_OBJECTS", "INFORMATION", "EXPERIMENTAL"],
+        ratelimit=0.8,
+    )
+)
 def details() -> Response:
     """Show the caller's account."""
     return success(SessionDetails().dump(g.user))

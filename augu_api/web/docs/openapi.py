@@ -1,6 +1,7 @@
-"""The OpenAPI document, made from the routes, their gates, their docstrings and the schemas."""
+"""The OpenAPI document, made from the routes, and from the gates, the docstring and the Operation of each view."""
 
 import re
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from typing import Any, cast
 
@@ -8,46 +9,18 @@ from apispec import APISpec
 from apispec.ext.marshmallow import MarshmallowPlugin
 from apispec.ext.marshmallow.openapi import OpenAPIConverter
 from flask import Flask
-from marshmallow import Schema, fields
+from marshmallow import fields
 from werkzeug.routing import Rule
 
 from augu_api.web import schemas
-from augu_api.web.docs.examples import ARGUMENTS, REPLIES, REQUESTS
-from augu_api.web.envelope import error_of
-from augu_api.web.service import KEY
+from augu_api.web.auth import Gates
+from augu_api.web.docs.examples import ADMISSION, BAN, FLAGS, QUOTA, TOKEN, UNAVAILABLE
+from augu_api.web.envelope import Failure, error_of
+from augu_api.web.operation import Content, Operation
 
 ARGUMENT = re.compile(r"<(?:\w+:)?(\w+)>")  # of a route
-DATA: dict[str, type[Schema]] = {
-    "images.objects": schemas.ImageObjects,
-    "images.names": schemas.CategoryNames,
-    "session.details": schemas.SessionDetails,
-    "ops.live": schemas.Live,
-    "ops.ready": schemas.Ready,
-}
-PLAIN: dict[str, tuple[str, Any]] = {
-    "ops.prometheus": ("text/plain", {"type": "string"}),
-    "docs.openapi": ("application/json", {"type": "object"}),
-    "docs.page": ("text/html", {"type": "string"}),
-    "docs.documentation": ("text/html", {"type": "string"}),
-    "docs.asset": ("*/*", {}),
-    "deepstack.detection": ("application/json", schemas.DeepStackReply),
-}
-BASE64 = {"type": "string", "format": "byte", "minLength": 1}
-FORM = {"schema": schemas.ObjectsRequest(max_pixels=0)}
-BODIES: dict[str, dict[str, Any]] = {
-    "images.objects": {
-        "image/png": {"schema": {}},
-        "text/plain": {"schema": BASE64},
-        "application/json": FORM,
-        "application/x-www-form-urlencoded": FORM,
-        "multipart/form-data": FORM,
-    },
-    "deepstack.detection": {"multipart/form-data": {"schema": schemas.DeepStackRequest(max_pixels=0)}},
-}
-FAILURE: dict[str, Any] = {"$ref": "#/components/schemas/Failure"}
-PLAIN_FAILURES: dict[str, Any] = {"deepstack.detection": schemas.DeepStackFailure}
 NUMBER = {"type": "integer", "minimum": 0}
-QUOTA = {
+QUOTA_HEADERS = {
     "X-Ratelimit-Limit": {"description": "Requests in a window of 60 seconds.", "schema": NUMBER},
     "X-Ratelimit-Remaining": {"description": "Requests left in this window.", "schema": NUMBER},
     "X-Ratelimit-Reset": {"description": "Whole seconds until the window ends.", "schema": NUMBER},
@@ -60,11 +33,11 @@ REQUEST_ID = {
         "schema": {"type": "string", "pattern": "^[A-Za-z0-9._-]{1,64}$"},
     }
 }
-SCHEME = {"WWW-Authenticate": {"description": "How to say who you are.", "schema": {"type": "string"}}}
+SCHEME = {"WWW-Authenticate": {"description": "The scheme of the token.", "schema": {"type": "string"}}}
 
 
-def specification(app: Flask) -> dict[str, Any]:
-    """The OpenAPI document of the application's routes."""
+def specification(app: Flask, names: Sequence[str] = ()) -> dict[str, Any]:
+    """The OpenAPI document of the application's routes; `names` are the categories that its detector knows."""
     plugin = MarshmallowPlugin()
     spec = APISpec("Augu API", version("augu-api"), "3.1.0", [plugin], info={"license": {"name": "Apache-2.0"}})
     converter = cast("OpenAPIConverter", plugin.converter)  # the line above made it
@@ -73,11 +46,9 @@ def specification(app: Flask) -> dict[str, Any]:
     plugin.map_to_openapi_type(schemas.Photo, "string", "byte")  # type: ignore[no-untyped-call]
     plugin.map_to_openapi_type(schemas.Upload, "string", "binary")  # type: ignore[no-untyped-call]
     spec.components.security_scheme("token", {"type": "http", "scheme": "bearer", "bearerFormat": "JWS"})
-    spec.components.schema("Failure", _failure())
     for rule in sorted(app.url_map.iter_rules(), key=lambda rule: rule.rule):
         methods = (rule.methods or set()) - {"HEAD"}
-        operations = {method.lower(): _operation(app, rule) for method in methods}
-        spec.path(path_of(rule), operations=operations)
+        spec.path(path_of(rule), operations={method.lower(): _operation(app, rule, names) for method in methods})
     return spec.to_dict()
 
 
@@ -86,71 +57,64 @@ def path_of(rule: Rule) -> str:
     return ARGUMENT.sub(r"{\1}", rule.rule)
 
 
-def _operation(app: Flask, rule: Rule) -> dict[str, Any]:
-    endpoint, view = rule.endpoint, app.view_functions[rule.endpoint]
-    flags = getattr(view, "flags", None)  # of a gated view
-    operation = {
-        "operationId": endpoint,
-        "summary": view.__doc__,
-        "responses": {
-            str(status): _reply(endpoint, status, gated=flags is not None) for status in sorted(REPLIES[endpoint])
-        },
-    }
-    if 401 in REPLIES[endpoint]:
-        operation["security"] = [{"token": []}]
-    if flags:
-        operation["description"] = f"Needs the flags {' and '.join(flags.names)}."
-    if endpoint == "images.objects":
-        detector = app.extensions[KEY].loaded
-        operation["responses"]["200"]["content"]["image/png"] = {"schema": {}}
-        operation["parameters"] = [{"in": "query", "schema": schemas.ObjectsQuery(detector.names if detector else ())}]
-    if rule.arguments:
-        path = {"in": "path", "required": True, "schema": {"type": "string"}}
-        operation["parameters"] = [path | {"name": name, "example": ARGUMENTS[name]} for name in rule.arguments]
-    if endpoint in BODIES:
-        content = {kind: body | {"examples": REQUESTS[endpoint][kind]} for kind, body in BODIES[endpoint].items()}
-        operation["requestBody"] = {"required": True, "content": content}
-    return operation
+def _operation(app: Flask, rule: Rule, names: Sequence[str]) -> dict[str, Any]:
+    """A route in OpenAPI's terms; a view that is not documented has its name and a reply of any kind."""
+    view = app.view_functions[rule.endpoint]
+    gates: Gates | None = getattr(view, "gates", None)
+    said: Operation = getattr(view, "operation", None) or Operation(replies={"*/*": Content({})})
+    found: dict[str, Any] = {"operationId": rule.endpoint, "summary": view.__doc__ or f"{rule.endpoint}."}
+    found["responses"] = _responses(said, gates)
+    if "401" in found["responses"]:
+        found["security"] = [{"token": []}]
+    if gates and gates.flags:
+        found["description"] = f"Needs the flags {' and '.join(gates.flags.names)}."
+    found["parameters"] = _parameters(said, sorted(rule.arguments), names)
+    if said.body:
+        found["requestBody"] = {"required": True, "content": _content(said.body)}
+    return {key: value for key, value in found.items() if value}
 
 
-def _reply(endpoint: str, status: int, *, gated: bool) -> dict[str, Any]:
-    mimetype, schema = "application/json", PLAIN_FAILURES.get(endpoint, FAILURE)
-    if status == 200:
-        mimetype, schema = PLAIN.get(endpoint) or (mimetype, _envelope(DATA[endpoint]))
+def _parameters(said: Operation, arguments: list[str], names: Sequence[str]) -> list[dict[str, Any]]:
+    path = {"in": "path", "required": True, "schema": {"type": "string"}}
+    parameters: list[dict[str, Any]] = [
+        path | {"name": name} | ({"example": said.arguments[name]} if name in said.arguments else {})
+        for name in arguments
+    ]
+    return parameters + ([{"in": "query", "schema": said.query(names)}] if said.query else [])
+
+
+def _content(bodies: Mapping[str, Content]) -> dict[str, Any]:
     return {
-        "description": "Request fulfilled." if status == 200 else error_of(status),
-        "content": {mimetype: {"schema": schema, "examples": REPLIES[endpoint][status]}},
-        "headers": _headers(status, gated=gated),
+        kind: {"schema": body.schema} | ({"examples": dict(body.examples)} if body.examples else {})
+        for kind, body in bodies.items()
     }
 
 
-def _headers(status: int, *, gated: bool) -> dict[str, Any]:
-    headers = REQUEST_ID | (RETRY if status == 503 else USER_RETRY if status == 429 else {})
-    headers |= SCHEME if status == 401 else {}
-    always = {name: header | {"required": True} for name, header in headers.items()}
-    if not gated or status == 401:
+def _responses(said: Operation, gates: Gates | None) -> dict[str, Any]:
+    """Each status, with its bodies, an example of each, and its headers."""
+    failures: dict[int, dict[str, Any]] = {}
+    for name, failure in (_of_gates(gates) | dict(said.failures)).items():
+        failures.setdefault(failure.status, {})[name] = {"value": said.shape.body(failure)}
+    responses: dict[str, Any] = {"200": {"description": "Request fulfilled.", "content": _content(said.replies)}}
+    for status, examples in sorted(failures.items()):
+        content = _content({"application/json": Content(said.shape.schema, examples)})
+        responses[str(status)] = {"description": error_of(status), "content": content}
+    return {status: reply | {"headers": _headers(status, gates)} for status, reply in responses.items()}
+
+
+def _of_gates(gates: Gates | None) -> dict[str, Failure]:
+    """The failures that the gates in front of a view answer with."""
+    if not gates:
+        return {}
+    return TOKEN | BAN | (FLAGS if gates.flags else {}) | QUOTA | (ADMISSION if gates.slot else {}) | UNAVAILABLE
+
+
+def _headers(status: str, gates: Gates | None) -> dict[str, Any]:
+    own = {"401": SCHEME, "429": USER_RETRY, "503": RETRY}.get(status, {})
+    always = {name: header | {"required": True} for name, header in (REQUEST_ID | own).items()}
+    if not gates or status == "401":
         return always
-    return always | QUOTA | (USER_RETRY if status == 403 else {})  # while a ban runs
-
-
-def _envelope(data: type[Schema]) -> dict[str, Any]:
-    properties = {
-        "statusCode": {"type": "integer", "enum": [200]},
-        "error": {"type": "null"},
-        "message": {"type": "string"},
-        "data": data,
-    }
-    return {"type": "object", "required": list(properties), "properties": properties}
-
-
-def _failure() -> dict[str, Any]:
-    properties = {
-        "statusCode": {"type": "integer"},
-        "error": {"type": "string"},
-        "message": {"type": "string"},
-        "details": {"type": "object", "description": "The reasons, by field."},
-    }
-    return {"type": "object", "required": ["statusCode", "error", "message"], "properties": properties}
+    return always | QUOTA_HEADERS | (USER_RETRY if status == "403" else {})  # while a ban runs
 
 
 def _commas(_: OpenAPIConverter, field: fields.Field[Any], **__: Any) -> dict[str, Any]:

@@ -1,59 +1,76 @@
 """The documentation blueprint: openapi.json, the page that shows it, and the page to try the endpoint by hand.
 
-There is no build step, and nothing comes from anywhere else.
+There is no build step, and nothing is loaded from another server. What is the same for every caller is made once, at
+the start.
 """
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlencode
 
-from flask import Blueprint, Response, current_app, make_response, render_template, send_from_directory
+from flask import Blueprint, Flask, Response, current_app, render_template, send_from_directory
 
 from augu_api.flags import DEFAULT_FLAGS, Flag
 from augu_api.store.quotas import REFUSALS
 from augu_api.web.docs.openapi import specification
-from augu_api.web.envelope import minified
+from augu_api.web.envelope import Failure, minified
+from augu_api.web.operation import Operation, file
 from augu_api.web.service import service
 
+KEY = "augu_api.docs"
 ASSETS = Path(__file__).with_name("assets")
-POLICY = "; ".join(  # https://www.w3.org/TR/CSP3/
-    [
-        "default-src 'none'",
-        "script-src 'self'",
-        "style-src 'self'",
-        "img-src 'self' blob:",
-        "connect-src 'self'",
-        "base-uri 'none'",
-        "form-action 'none'",
-        "frame-ancestors 'none'",
-    ]
+POLICY = (  # https://www.w3.org/TR/CSP3/
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; connect-src 'self'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 docs = Blueprint("docs", __name__, template_folder="templates")
 
 
+class Made(NamedTuple):
+    """What was made at the start: openapi.json and the page that shows it."""
+
+    openapi: str
+    page: str
+
+
+def prepare(app: Flask) -> None:
+    """Make the documents of an application that has all its routes."""
+    with app.app_context():
+        document = specification(app, service.loaded.names if service.loaded else ())
+        app.extensions[KEY] = Made(minified(document), _rendered(document))
+
+
 @docs.get("/")
+@Operation(replies=file("text/html", "/"))
 def page() -> Response:
     """Show a page to try the endpoint by hand."""
     return _guarded(send_from_directory(ASSETS, "index.html"))
 
 
 @docs.get("/docs")
+@Operation(replies=file("text/html", "/docs"))
 def documentation() -> Response:
     """Show what openapi.json says, to read and to try."""
-    return _guarded(make_response(_rendered(specification(current_app))))
+    return _guarded(Response(current_app.extensions[KEY].page))
 
 
 @docs.get("/assets/<name>")
+@Operation(
+    arguments={"name": "icon.svg"},
+    replies=file("*/*", "/assets/icon.svg", {}),
+    failures={"unknown": Failure(404)},
+)
 def asset(name: str) -> Response:
     """Send a file that the pages are made of."""
     return send_from_directory(ASSETS, name)
 
 
 @docs.get("/openapi.json")
+@Operation(replies=file("application/json", "/openapi.json", {"type": "object"}))
 def openapi() -> Response:
     """Describe this API in OpenAPI 3.1."""
-    return Response(minified(specification(current_app)), mimetype="application/json")
+    return Response(current_app.extensions[KEY].openapi, mimetype="application/json")
 
 
 def _guarded(page: Response) -> Response:
@@ -63,7 +80,7 @@ def _guarded(page: Response) -> Response:
 
 
 def _rendered(document: dict[str, Any]) -> str:
-    """The document as a page, what needs a token first."""
+    """The document as a page, the operations that need a token first."""
     operations = [
         operation | {"path": path, "method": method.upper()}
         for path, operations in document["paths"].items()
@@ -86,8 +103,8 @@ def _fields(document: dict[str, Any], schema: dict[str, Any], prefix: str = "") 
     """A schema's properties and those within them, in the shape of parameters: `data.objects[].name`."""
     schema = _resolved(document, schema)
     fields = []
-    for name, inner in schema.get("properties", {}).items():
-        inner, path = _resolved(document, inner), f"{prefix}{name}"
+    for name, property_ in schema.get("properties", {}).items():
+        inner, path = _resolved(document, property_), f"{prefix}{name}"
         fields.append({"name": path, "schema": inner, "required": name in schema.get("required", ())} | inner)
         fields += _fields(document, inner, f"{path}.") + _fields(document, inner.get("items", {}), f"{path}[].")
     return fields

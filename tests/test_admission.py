@@ -1,4 +1,4 @@
-"""The line in front of a detector, and what processes know of each other's."""
+"""Admission to the detector: slots, turns, and what processes know about one another."""
 
 import subprocess
 import sys
@@ -16,7 +16,7 @@ from augu_api.config import CORES, Settings
 from augu_api.detection.catalogue import find
 from augu_api.detection.onnx import OnnxEngine
 from augu_api.detection.torchvision import TorchvisionEngine
-from augu_api.web.admission import Line, LineFull
+from augu_api.web.admission import Admission, QueueFull
 from augu_api.web.service import KEY
 from tests.conftest import OBJECTS, FakeDetector, MakeApp, add_user_to
 from tests.test_contract import bearer
@@ -24,80 +24,80 @@ from tests.test_contract import bearer
 OTHER = """
 import sys
 from pathlib import Path
-from augu_api.detection.line import Line
-with Line(0, Path(sys.argv[1])).place():
-    print("in line", flush=True)
+from augu_api.web.admission import Admission
+with Admission(0, Path(sys.argv[1])).slot():
+    print("taken", flush=True)
     sys.stdin.read()
 """
 
 
-def alone(line: Line) -> bool:
-    """Whether a turn of this line has all cores for itself."""
-    with line.place(), line.turn() as turn:
+def alone(admission: Admission) -> bool:
+    """Whether a turn now would have all cores for itself."""
+    with admission.slot(), admission.turn() as turn:
         return turn.alone
 
 
-def test_a_line_has_so_many_places() -> None:
-    """One at the detector and those who wait; whoever leaves makes room."""
-    line = Line(2)
+def test_slots_are_bounded() -> None:
+    """One request at the detector and those that may wait; a slot that is given back can be taken again."""
+    admission = Admission(2)
     for _ in range(2):
-        with ExitStack() as places:
+        with ExitStack() as slots:
             for _ in range(3):
-                places.enter_context(line.place())
-            with pytest.raises(LineFull), line.place():
+                slots.enter_context(admission.slot())
+            with pytest.raises(QueueFull), admission.slot():
                 pass
 
 
-def test_a_line_knows_whether_it_is_alone(tmp_path: Path) -> None:
-    """Its own waiting count for nothing, others do until they have left; each line is a process's own."""
-    line, other = Line(4, tmp_path / "line"), Line(4, tmp_path / "line")
-    assert alone(line)
-    with line.place(), line.place():
-        assert alone(line)
+def test_a_process_knows_whether_it_is_alone(tmp_path: Path) -> None:
+    """Its own waiting requests do not count; those of other processes do until their slots are given back."""
+    admission, other = Admission(4, tmp_path / "lock"), Admission(4, tmp_path / "lock")
+    assert alone(admission)
+    with admission.slot(), admission.slot():
+        assert alone(admission)
         assert not alone(other)
     assert alone(other)
-    with other.place():
-        with other.place():
-            assert not alone(line)
-        assert not alone(line)
-    assert alone(line)
+    with other.slot():
+        with other.slot():
+            assert not alone(admission)
+        assert not alone(admission)
+    assert alone(admission)
 
 
-def test_who_was_alone_sees_others_come(tmp_path: Path) -> None:
-    """The lock of one that is alone keeps nobody out, and one that is not alone has not lost its own."""
-    line, other, third = (Line(4, tmp_path / "line") for _ in range(3))
-    with other.place():
-        with line.place(), line.turn() as turn:
+def test_a_process_that_was_alone_sees_others_come(tmp_path: Path) -> None:
+    """The exclusive lock keeps no other process out, and a process that fails to get it keeps its shared one."""
+    admission, other, third = (Admission(4, tmp_path / "lock") for _ in range(3))
+    with other.slot():
+        with admission.slot(), admission.turn() as turn:
             assert not turn.alone
-            with other.turn() as turn:
-                assert not turn.alone
+            with other.turn() as another:
+                assert not another.alone
         assert not alone(third)
-    with line.place(), line.turn() as turn:
+    with admission.slot(), admission.turn() as turn:
         assert turn.alone
-        others = other.place()
+        others = other.slot()
         others.__enter__()
-    assert not alone(line)
+    assert not alone(admission)
     others.__exit__(None, None, None)
-    assert alone(line)
+    assert alone(admission)
 
 
-def test_a_process_that_is_killed_leaves_its_line(tmp_path: Path) -> None:
-    """A real one, ended while it is at the detector."""
-    line = Line(0, tmp_path / "line")
-    command = [sys.executable, "-c", OTHER, str(tmp_path / "line")]
+def test_a_process_that_is_killed_gives_back_its_slots(tmp_path: Path) -> None:
+    """A real one, ended while it holds a slot."""
+    admission = Admission(0, tmp_path / "lock")
+    command = [sys.executable, "-c", OTHER, str(tmp_path / "lock")]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout
-        assert process.stdout.readline() == b"in line\n"
-        assert not alone(line)
+        assert process.stdout.readline() == b"taken\n"
+        assert not alone(admission)
         process.kill()
         process.wait()
-        assert alone(line)
+        assert alone(admission)
 
 
-def test_who_cannot_know_is_not_alone(tmp_path: Path) -> None:
-    """Without a file, or in a folder that is not there, a line works all the same."""
-    assert not alone(Line(0))
-    assert not alone(Line(0, tmp_path / "missing" / "line"))
+def test_without_a_lock_file_no_process_is_alone(tmp_path: Path) -> None:
+    """Without a file, or in a folder that is not there, admission works all the same."""
+    assert not alone(Admission(0))
+    assert not alone(Admission(0, tmp_path / "missing" / "lock"))
 
 
 @pytest.mark.parametrize(
@@ -107,7 +107,7 @@ def test_who_cannot_know_is_not_alone(tmp_path: Path) -> None:
 def test_a_lone_request_has_all_cores(
     make_app: MakeApp, settings: Settings, png: bytes, path: str, form: dict[str, str]
 ) -> None:
-    """Of two workers of a server, one that detects while nobody is in the other's line; another keeps to its own."""
+    """Of two workers of a server, one detects with all cores while the other has no slot taken, else with its own."""
     settings, detector = replace(settings, deepstack=True), FakeDetector()
     app, other = make_app(settings, detector), make_app(settings)
     headers = bearer(add_user_to(app.extensions[KEY]))
@@ -117,7 +117,7 @@ def test_a_lone_request_has_all_cores(
         assert app.test_client().post(path, data=body, headers=headers, **form).status_code == 200
 
     post()
-    with other.extensions[KEY].line.place():
+    with other.extensions[KEY].admission.slot():
         post()
     post()
     assert detector.all_cores == [True, False, True]

@@ -26,7 +26,7 @@ from augu_api.detection import Detection
 from augu_api.flags import NO_FLAGS
 from augu_api.operating import logs
 from augu_api.store import accounts
-from augu_api.web.metrics import MAX_AGENTS, OTHER, Agents
+from augu_api.web.monitoring import MAX_AGENTS, OTHER, Agents
 from augu_api.web.service import KEY, Service
 from tests.conftest import OBJECTS, AddUser, FakeDetector, add_user_to, png_of
 
@@ -92,7 +92,7 @@ def converse(folder: str) -> None:
 
 def test_log(tmp_path: Path) -> None:
     """Each request is one line of JSON with these fields; no token and no part of an image is in any line."""
-    code = f"from tests.test_ops import converse; converse({str(tmp_path)!r})"
+    code = f"from tests.test_request_log import converse; converse({str(tmp_path)!r})"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert not [secret for secret in done.stderr.split(" ") if secret in done.stdout]
     lines = [json.loads(line) for line in done.stdout.splitlines()]
@@ -219,15 +219,15 @@ def test_refusals(
     assert [post(who) for who in ("Bearer no", banned, poor, plain)] == [401, 403, 429, 403]
     assert post(good, "no") == 400
     assert client.get("/metrics").status_code == 401
-    with ExitStack() as places:
+    with ExitStack() as slots:
         for _ in range(service.settings.queue + 1):
-            places.enter_context(service.line.place())
+            slots.enter_context(service.admission.slot())
         assert post(good) == 503
     with service.engine.begin() as connection:
         connection.execute(text("DROP TABLE counts"))
     assert post(good) == 503
     now = counted()
-    reasons = ("token", "ban", "quota", "flags", "body", "metrics", "line", "unavailable")
+    reasons = ("token", "ban", "quota", "flags", "body", "metrics", "admission", "unavailable")
     assert {reason: now["augu_refusals_total", reason] for reason in reasons} == dict.fromkeys(reasons, 1)
 
 
@@ -236,9 +236,9 @@ def test_a_full_line_is_not_counted_against_the_user(
 ) -> None:
     """A request that finds the line full leaves the quota as it was."""
     headers = {"Authorization": add_user()}
-    with ExitStack() as places:
+    with ExitStack() as slots:
         for _ in range(service.settings.queue + 1):
-            places.enter_context(service.line.place())
+            slots.enter_context(service.admission.slot())
         reply = client.post(OBJECTS, data=photo, headers=headers)
     assert (reply.status_code, reply.headers["Retry-After"]) == (503, "1")
     assert reply.headers["X-Ratelimit-Remaining"] == "48"

@@ -1,0 +1,80 @@
+"""What stands on a view for /openapi.json and /docs: its request, its replies, and an example of each."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, NamedTuple, TypeVar
+
+from marshmallow import Schema
+
+from augu_api.web import schemas
+from augu_api.web.envelope import Failure, failed, fulfilled
+
+Examples = Mapping[str, Mapping[str, Any]]
+"""By name, as OpenAPI spells them: with a `value`, or the path of a file as `externalValue`."""
+
+TEXT = {"type": "string"}
+View = TypeVar("View", bound=Callable[..., Any])
+
+
+class Content(NamedTuple):
+    """A body of one media type.
+
+    schema: a class of marshmallow's, or a JSON Schema; {} is the bytes of a file
+    """
+
+    schema: Any
+    examples: Examples = MappingProxyType({})
+
+
+class Shape(NamedTuple):
+    """How a failure is written: the function that makes its JSON object, and the schema of that."""
+
+    body: Callable[[Failure], dict[str, Any]]
+    schema: type[Schema]
+
+
+ENVELOPE = Shape(failed, schemas.Failure)
+
+
+@dataclass(frozen=True)
+class Operation:
+    """The documentation of a view, beside its docstring and its gates; as a decorator, it puts itself on the view.
+
+    A view without one works, and is listed without bodies.
+
+    query: the schema of its query parameters, called with the names that the detector knows
+    arguments: an example of each argument of its route
+    body: the bodies that it takes, by media type
+    replies: the bodies of a 200, by media type
+    failures: an example of each failure beside those of its gates, by name
+    """
+
+    query: Callable[[Any], Schema] | None = None
+    arguments: Mapping[str, str] = field(default_factory=dict)
+    body: Mapping[str, Content] = field(default_factory=dict)
+    replies: Mapping[str, Content] = field(default_factory=dict)
+    failures: Mapping[str, Failure] = field(default_factory=dict)
+    shape: Shape = ENVELOPE
+
+    def __call__(self, view: View) -> View:
+        """Document `view`."""
+        view.operation = self  # type: ignore[attr-defined]  # read by docs/openapi.py
+        return view
+
+
+def data(schema: type[Schema], **example: Any) -> dict[str, Content]:
+    """The replies of a view that answers with `schema` in the envelope, with an example of it."""
+    properties = {
+        "statusCode": {"type": "integer", "enum": [200]},
+        "error": {"type": "null"},
+        "message": {"type": "string"},
+        "data": schema,
+    }
+    enveloped = {"type": "object", "required": list(properties), "properties": properties}
+    return {"application/json": Content(enveloped, {"success": {"value": fulfilled(example)}})}
+
+
+def file(mimetype: str, path: str, schema: Mapping[str, Any] = TEXT) -> dict[str, Content]:
+    """The replies of a view that answers with a file, the one at `path` for example."""
+    return {mimetype: Content(schema, {"file": {"externalValue": path}})}
