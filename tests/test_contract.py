@@ -7,6 +7,7 @@ import math
 import os
 import re
 import sys
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -23,6 +24,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 from sqlalchemy import text
+from sqlalchemy.orm import Session
 from werkzeug.test import TestResponse
 
 from augu_api.app import create_app
@@ -670,6 +672,16 @@ def test_50_refusals_ban(make_app: MakeApp, settings: Settings, detector: FakeDe
         assert response.headers["X-Retry-After"] == seconds
         assert response.headers["X-Ratelimit-Limit"] == "0"
     assert client.get(SESSION, headers=bob).status_code == 200
+
+
+def test_a_ban_is_over_when_the_wait_is(client: FlaskClient, service: Service, add_user: AddUser) -> None:
+    """A caller that waits as long as it is told finds the ban over: seconds are rounded up."""
+    headers, ends = bearer(add_user("alice")), time.time() + 600.5
+    with Session(service.engine) as session, session.begin():
+        accounts.find(session, "alice").banned_until = ends
+    response = client.get(SESSION, headers=headers)
+    assert response.status_code == 403
+    assert time.time() + int(response.headers["Retry-After"]) >= ends
 
 
 @pytest.mark.parametrize(("method", "path"), [("POST", OBJECTS), ("GET", SESSION)])

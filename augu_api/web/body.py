@@ -1,4 +1,4 @@
-"""The forms in which a request may carry its `data`."""
+"""The request body: every form in which it may carry the photo."""
 
 import json
 import re
@@ -10,7 +10,7 @@ import flask
 from marshmallow import ValidationError
 from werkzeug.utils import cached_property
 
-MAX_BODY = 8 * 1024 * 1024  # 5 MB as base64 are 6.7, its line breaks and escapes come on top
+MAX_BODY = 8 * 1024 * 1024  # 5 MB are 6.7 MB as base64; line breaks and escapes add to that
 MAX_FIELDS = 100
 JSON = re.compile(rb"(\xef\xbb\xbf)?\s*[{\[\"]")  # neither base64 nor a PNG starts like this
 FORM = re.compile(rb"(^|&)data=")
@@ -21,13 +21,13 @@ class Request(flask.Request):
 
     @cached_property
     def stream(self) -> IO[bytes]:
-        """The body, read at once if its length is known: gunicorn copies the rest for each of werkzeug's 64 KB."""
+        """The body, read in one piece if its length is known: gunicorn copies the rest for each 64 KB otherwise."""
         stream: IO[bytes] = super().stream
         return BytesIO(stream.read(self.content_length)) if self.content_length else stream
 
     @property
     def want_form_data_parsed(self) -> bool:
-        """Only a multipart form: of no other are the fields bounded in number."""
+        """Only a multipart form is: werkzeug does not bound the number of fields of any other form."""
         return self.mimetype == "multipart/form-data"
 
     def _get_file_stream(self, *_: Any, **__: Any) -> IO[bytes]:
@@ -35,10 +35,10 @@ class Request(flask.Request):
 
 
 def submitted(request: flask.Request) -> dict[str, Any]:
-    """The request's fields: `data` as text, or as bytes if it is labelled a PNG. Raises ValidationError.
+    """The request's fields: `data` as text, or as bytes if it is labelled as a PNG. Raises ValidationError.
 
-    In order: a multipart form, JSON, a url-encoded form, the bytes of a PNG, the base64 text itself. Whatever the
-    content type says, a body in which no form is found and which does not look like JSON is taken for the image.
+    Tried in this order: a multipart form, JSON, a url-encoded form, the bytes of a PNG, the base64 text itself. A body
+    that holds no form and does not look like JSON is taken to be the image, whatever its content type.
     """
     body = request.get_data()
     if request.mimetype == "multipart/form-data" and (request.files or request.form):
@@ -70,5 +70,5 @@ def _form(body: bytes) -> dict[str, Any]:
         fields = dict(parse_qsl(body.decode("ascii"), keep_blank_values=True, max_num_fields=MAX_FIELDS))
     except ValueError:
         raise ValidationError("Not a form.", "data") from None
-    blank = "" if b"%2B" in body or b"%2b" in body else "+"  # a plus that nobody escaped arrives as a blank
+    blank = "" if b"%2B" in body or b"%2b" in body else "+"  # a plus that was not escaped arrives as a space
     return fields | {"data": fields["data"].strip().replace(" ", blank)}

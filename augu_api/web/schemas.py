@@ -1,4 +1,4 @@
-"""What is read from a request and what is written to a reply, and nothing else: no database, no request, no clock."""
+"""The schemas of requests and replies. They are pure: no database, no request, no clock."""
 
 import binascii
 import math
@@ -51,7 +51,7 @@ def _from_base64(text: str) -> bytes:
         raise ImageRejected("Not base64. The file's bytes are accepted with Content-Type: image/png.")
     start = prefix.end() if (prefix := PREFIX.match(text)) else 0
     encoded = text[start:].encode("ascii")
-    if any(space in encoded for space in WHITE_SPACE):  # to look is ten times as fast as to translate
+    if any(space in encoded for space in WHITE_SPACE):  # checking first is ten times as fast as translating
         encoded = encoded.translate(None, WHITE_SPACE)
     if not encoded:
         raise ImageRejected("Missing.")
@@ -64,7 +64,7 @@ def _from_base64(text: str) -> bytes:
 
 
 class PhotoRequest(Schema):
-    """A body with a photo of at most `max_pixels` pixels; fields that are not listed are ignored."""
+    """A body with a photo of at most `max_pixels` pixels; unknown fields are ignored."""
 
     def __init__(self, max_pixels: int = 0) -> None:
         super().__init__(unknown=EXCLUDE)
@@ -72,7 +72,7 @@ class PhotoRequest(Schema):
 
 
 class ObjectsRequest(PhotoRequest):
-    """The body of the endpoint."""
+    """The body of a request for objects."""
 
     data = Photo(
         required=True,
@@ -82,14 +82,14 @@ class ObjectsRequest(PhotoRequest):
 
 
 class CommaSeparated(fields.List[str]):
-    """Texts with commas between them."""
+    """Comma-separated texts."""
 
     def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> list[Any]:
         return super()._deserialize([text.strip() for text in value.split(",")], attr, data, **kwargs)
 
 
 class ObjectsQuery(Schema):
-    """The query parameters of the endpoint."""
+    """The query parameters of a request for objects."""
 
     min_score = fields.Float(
         load_default=50.0,
@@ -101,7 +101,7 @@ class ObjectsQuery(Schema):
     )
     names = CommaSeparated(
         fields.String(),
-        load_default=lambda: None,  # a function, so that null is not documented: nobody can send it
+        load_default=lambda: None,  # a function, so that null is not documented: a query cannot send it
         metadata={"description": "Return only these categories, comma-separated.", "minItems": 1},
     )
 
@@ -137,7 +137,7 @@ class Item(Schema):
 
 
 class ImageObjects(Schema):
-    """The reply of the endpoint."""
+    """The objects in a photo."""
 
     objects = fields.List(fields.Nested(Item), required=True, metadata={"description": "Best score first."})
     took = fields.Integer(required=True, metadata={"description": "Milliseconds that the evaluation took."})
@@ -210,7 +210,7 @@ class Failure(Schema):
 
 
 class CategoryNames(Schema):
-    """What the loaded model knows."""
+    """The categories that the loaded model knows."""
 
     names = fields.List(fields.String(), required=True, metadata={"description": "The categories, by label."})
 
@@ -218,7 +218,9 @@ class CategoryNames(Schema):
 class SessionDetails(Schema):
     """The caller's account."""
 
-    id = fields.String(required=True, metadata={"description": "A 64-bit integer, as text since JavaScript rounds it."})
+    id = fields.String(
+        required=True, metadata={"description": "A 64-bit integer; text, because JavaScript would round it."}
+    )
     flags = fields.Integer(required=True, metadata={"description": "The bitfield."})
     flag_names = fields.List(
         fields.String(),

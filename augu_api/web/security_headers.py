@@ -1,4 +1,4 @@
-"""The headers that keep a browser from making more of a reply than it is; a page may set its own before."""
+"""Headers that tell browsers not to cache, frame, sniff or run a reply; a page may set its own first."""
 
 from flask import Flask, Response
 
@@ -11,7 +11,7 @@ HEADERS = {
 
 
 def register(app: Flask) -> None:
-    """Put them on each reply."""
+    """Add the headers to each reply."""
     app.after_request(_protect)
 
 

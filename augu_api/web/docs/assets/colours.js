@@ -1,4 +1,4 @@
-// A colour for each name: that of the annotated replies (augu_api/drawing.py).
+// A colour for each name: that of the annotated replies (augu_api/detection/drawing.py).
 
 /** Set an element's --colour and --ink, which reads on it at 4.5 to 1 (contrast ratio of WCAG 2.2). */
 export function paint(element, name) {

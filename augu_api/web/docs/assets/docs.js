@@ -1,9 +1,9 @@
-// The documentation's forms: each sends its operation's request and shows the reply. Nothing of a reply becomes markup.
+// The forms of the documentation: each sends the request of its operation and shows the reply, always as text.
 
 import { explain } from "./service.js";
 
 const token = document.getElementById("token");
-token.value = localStorage.getItem("augu-token") ?? ""; // as the page to try a photo keeps it
+token.value = localStorage.getItem("augu-token") ?? ""; // the page at / keeps it there
 token.form.addEventListener("submit", (event) => event.preventDefault());
 
 for (const form of document.querySelectorAll("form[hidden]")) form.hidden = false;
@@ -17,7 +17,7 @@ for (const form of document.querySelectorAll("form.try")) {
   });
 }
 
-/** Only the fields of the chosen form of the body are shown. */
+/** Show only the fields of the chosen kind of body. */
 function choose(form, kind) {
   for (const fieldset of form.querySelectorAll("fieldset")) fieldset.hidden = fieldset.dataset.type !== kind;
 }
@@ -66,7 +66,7 @@ async function optionsOf(form) {
       if (input.type === "file") options.body.append(input.dataset.field, await fileOf(input));
       else if (input.value.trim()) options.body.append(input.dataset.field, input.value.trim());
     }
-    return options; // its Content-Type names a boundary that only the browser knows
+    return options; // the browser sets Content-Type itself, with the boundary that it chose
   }
   const text = fieldset.querySelector("textarea");
   options.body = text ? text.value : await fileOf(fieldset.querySelector("input"));

@@ -1,10 +1,10 @@
-// The page to try the endpoint by hand: a photo becomes a PNG, is sent, and its objects are drawn over it.
+// The page to try the endpoint by hand: it turns a photo into a PNG, sends it, and draws boxes around the objects.
 
 import { paint } from "./colours.js";
 import { explain, quota } from "./service.js";
 
 const ENDPOINT = "/images/classify/objects";
-const LEAST = 5; // percent: what the slider can show
+const LEAST = 5; // percent: the slider's minimum
 const MAX_BYTES = 5 * 1024 * 1024;
 const MAX_PIXELS = 25e6;
 const KEPT = "augu-token";
@@ -38,7 +38,7 @@ document.addEventListener("drop", (event) => {
   take(event.dataTransfer.files[0]);
 });
 
-let latest = 0; // a later photo is not overwritten by the reply to an earlier one
+let latest = 0; // the reply to an earlier photo must not overwrite a later one
 
 async function take(file) {
   if (!file) return;
@@ -56,7 +56,7 @@ async function take(file) {
   }
 }
 
-/** The photo as the browser shows it, as a PNG that the service takes: a larger one is made smaller. */
+/** The photo as the browser shows it, as a PNG; scaled down if it is too large for the service. */
 async function toPNG(file) {
   let bitmap;
   try {
@@ -209,7 +209,7 @@ $("copy").addEventListener("click", async () => {
     await navigator.clipboard.writeText($("program").textContent);
     $("copy").textContent = "Copied";
   } catch {
-    getSelection().selectAllChildren($("program")); // not over plain http: the text is at least marked
+    getSelection().selectAllChildren($("program")); // browsers do not allow it over plain http: select the text instead
     $("copy").textContent = "Press Ctrl+C";
   }
   setTimeout(() => ($("copy").textContent = "Copy"), 2000);

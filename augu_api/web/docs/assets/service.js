@@ -1,14 +1,14 @@
-// What the pages share: the service's failures and its quota, in words.
+// Shared by the pages: failures and the quota in words.
 
 const HINTS = {
-  401: "Enter the token that the operator gave you, as a whole. Once it is replaced by a newer one, only that works.",
-  406: "The service gives JSON or a PNG only.",
-  429: "The quota of a minute is used up.",
-  500: "It is not your fault. The operator finds more in the log.",
-  503: "The photo was not counted.",
+  401: "Enter the whole token that the operator gave you. If it was replaced by a newer one, only the newer one works.",
+  406: "The service answers with JSON or a PNG only.",
+  429: "Your requests for this minute are used up.",
+  500: "This is a fault of the service. The operator finds the cause in its log.",
+  503: "This photo was not counted against your quota.",
 };
 
-/** A failure of the service as a title, what to do, and what is left of the quota. */
+/** A failure as a title, a hint what to do, and what is left of the quota. */
 export function explain(response, reply) {
   if (!reply) return { title: `The server answers with ${response.status}, but not as this service does.`, hint: "" };
   const details = Object.entries(reply.details ?? {}).map(([field, reasons]) => `${field}: ${[reasons].flat().join(" ")}`);
