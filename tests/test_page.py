@@ -275,7 +275,7 @@ def try_example(page: Page, token: str) -> None:
 def test_a_wrong_token(page: Page) -> None:
     """401 in words, and what to do."""
     try_example(page, "wrong")
-    told(page, "401 Unauthorized: You are not authorized. Enter the token that the operator gave you")
+    told(page, "401 Unauthorized: You are not authorized. Enter the whole token that the operator gave you")
 
 
 def test_a_missing_flag(page: Page, server: Server, user: str) -> None:
