@@ -14,7 +14,7 @@ import atheris
 
 with atheris.instrument_imports(include=["augu_api", "werkzeug", "PIL"]):
     from augu_api.photos import SIGNATURE
-    from tests.test_fuzz import SEEDS, application, look_at
+    from tests.fuzz_target import SEEDS, application, look_at
 
 HEADER = struct.Struct(">I4s")
 

@@ -27,9 +27,9 @@ from typing import NamedTuple
 import psutil
 from tabulate import tabulate
 
-from tests.conftest import OBJECTS, Postgres, Server, fronting, serving, wait_until
-from tests.test_cluster import add, call, photo
-from tests.test_hostile import ask, bodies, lines, photos, tokens
+from tests.helpers import OBJECTS, wait_until
+from tests.hostile import ask, bodies, lines, photos, tokens
+from tests.servers import Postgres, Server, add, call, fronting, photo, serving
 
 CLIENTS = 64
 HEALTH_MS = 100.0
@@ -280,12 +280,9 @@ def of_health(health: list[Reply]) -> Iterator[Row]:
     live = sorted(reply.milliseconds for reply in health if reply.status == 200)
     within = sum(milliseconds < HEALTH_MS for milliseconds in live)
     verdict = "" if len(live) == len(health) else f"; BROKEN: {len(health) - len(live)} failed"
-    yield (
-        "health checks",
-        len(health),
-        f"{100 * within / len(health):.2f} % within {HEALTH_MS:.0f} ms, p99 {live[int(len(live) * 0.99)]:.0f} ms, "
-        f"the slowest {live[-1]:.0f} ms{verdict}",
-    )
+    share, p99 = 100 * within / len(health), live[int(len(live) * 0.99)]
+    times = f"{share:.2f} % within {HEALTH_MS:.0f} ms, p99 {p99:.0f} ms, the slowest {live[-1]:.0f} ms"
+    yield "health checks", len(health), times + verdict
 
 
 def of_memory(held: list[Held]) -> Iterator[Row]:

@@ -24,10 +24,9 @@ from augu_api.store.quotas import Quotas
 from augu_api.tokens import Token
 from augu_api.web.security_headers import HEADERS
 from augu_api.web.service import KEY
-from tests.conftest import BIN, OBJECTS, FakeDetector, MakeApp, Serve, free_port
-from tests.test_contract import BAD_TOKEN, full
-from tests.test_contract import bearer as authorized
-from tests.test_openapi import DETECTION, gated, methods
+from tests.helpers import BAD_TOKEN, BIN, DETECTION, OBJECTS, FakeDetector, MakeApp, free_port, full
+from tests.openapi import gated, methods
+from tests.servers import Serve
 
 OLD, NEW, OTHER = "o" * 32, "n" * 32, "x" * 32
 
@@ -46,7 +45,7 @@ class Counted(tuple[str, ...]):
 
 
 def bearer(secret: str, user_id: int, issued_at: int) -> dict[str, str]:
-    return authorized(f"Bearer {tokens.issue(secret, Token(user_id, issued_at))}")
+    return {"Authorization": f"Bearer {tokens.issue(secret, Token(user_id, issued_at))}"}
 
 
 @pytest.fixture

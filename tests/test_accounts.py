@@ -21,7 +21,7 @@ from augu_api.store.accounts import AccountError
 from augu_api.store.models import Base, User
 from augu_api.tokens import Token
 from augu_api.web.service import KEY
-from tests.conftest import AtOnce
+from tests.helpers import AtOnce
 
 HEAD = "0001"
 

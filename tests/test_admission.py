@@ -18,8 +18,7 @@ from augu_api.detection.onnx import OnnxEngine
 from augu_api.detection.torchvision import TorchvisionEngine
 from augu_api.web.admission import Admission, QueueFull
 from augu_api.web.service import KEY
-from tests.conftest import OBJECTS, FakeDetector, MakeApp, add_user_to
-from tests.test_contract import bearer
+from tests.helpers import OBJECTS, FakeDetector, MakeApp, add_user_to, bearer
 
 OTHER = """
 import sys

@@ -15,16 +15,15 @@ from click.testing import CliRunner, Result
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from skimage import data
 
 from augu_api import tokens
-from augu_api.config import Settings
+from augu_api.config import ROOT, Settings
 from augu_api.detection import Detection, ModelUnavailable
 from augu_api.detection.catalogue import PUBLISHED, Model, find
 from augu_api.detection.drawing import annotate, colour_of, ink_on
 from augu_api.detection.pull import BLOCK, pull
 from augu_api.operating.cli import main
-from tests.conftest import BIN, ROOT, FakeDetector, free_port
+from tests.helpers import BIN, FakeDetector, free_port, picture
 
 Run = Callable[..., Result]
 
@@ -253,19 +252,19 @@ def test_weights_list(run: Run) -> None:
 def test_detect(run: Run, tmp_path: Path) -> None:
     """A PNG and a JPEG, turned as its camera was held, are detected in without a server, and the boxes drawn."""
     png, jpeg, drawn = (tmp_path / name for name in ("astronaut.png", "cat.jpg", "boxes.png"))
-    Image.fromarray(data.astronaut()).save(png)
-    cat, exif = Image.fromarray(data.chelsea()), Image.Exif()
+    picture("astronaut").save(png)
+    cat, exif = picture("chelsea"), Image.Exif()
     exif[0x0112] = 6  # turn by 90 degrees to see it upright
     cat.rotate(90, expand=True).save(jpeg, exif=exif, quality=95)
     assert "person" in done(run("detect", str(png)))
     found = json.loads(done(run("detect", str(jpeg), "--annotate", str(drawn), "--json")))
     assert found[0]["name"] == "cat"
-    Image.fromarray(data.astronaut()).resize((3500, 3500)).save(jpeg, quality=95)  # larger than 5 MB as a PNG
+    picture("astronaut").resize((3500, 3500)).save(jpeg, quality=95)  # larger than 5 MB as a PNG
     assert "person" in done(run("detect", str(jpeg)))
     assert list(found[0]) == ["name", "x", "y", "width", "height", "score"]
-    with Image.open(drawn) as picture:
-        assert picture.size == cat.size
-        assert colour_of("cat") in {colour for _, colour in picture.getcolors(cat.width * cat.height)}
+    with Image.open(drawn) as boxes:
+        assert boxes.size == cat.size
+        assert colour_of("cat") in {colour for _, colour in boxes.getcolors(cat.width * cat.height)}
     assert json.loads(done(run("detect", str(jpeg), "--min-score", "100", "--json"))) == []
 
 

@@ -10,14 +10,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from io import BytesIO
 from pathlib import Path
-from socketserver import BaseServer, StreamRequestHandler, ThreadingTCPServer
+from socketserver import StreamRequestHandler, ThreadingTCPServer
 from ssl import PROTOCOL_TLS_SERVER, SSLContext
-from threading import Event, Thread
+from threading import Event
 from typing import Any
 
 import numpy as np
 import pytest
-import trustme
 from flask import Flask
 from numpy.typing import NDArray
 from PIL import Image
@@ -30,9 +29,10 @@ from augu_api.detection import Detection
 from augu_api.flags import DEFAULT_FLAGS
 from augu_api.store import accounts
 from augu_api.web.service import KEY, Service
-from tests.conftest import BOTH, AddUser, FakeDetector, MakeApp, Serve, add_user_to, free_port, png_of, wait_until
+from tests.canned import HTML, TOKEN, canned, envelope, http, running
+from tests.helpers import BOTH, AddUser, FakeDetector, MakeApp, add_user_to, free_port, needed, png_of, wait_until
+from tests.servers import Serve
 
-TOKEN = "a.secret.token"
 CLIENT = ROOT / "augu_api" / "client.py"
 
 
@@ -56,19 +56,6 @@ def never(seconds: float) -> None:
 
 
 # --- the application
-
-
-@contextmanager
-def running(server: BaseServer) -> Iterator[None]:
-    """A server that answers in a thread of its own."""
-    thread = Thread(target=server.serve_forever, args=(0.05,))
-    thread.start()
-    try:
-        yield
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
 
 
 @contextmanager
@@ -285,55 +272,9 @@ def api_session_remaining(app: Flask) -> int:
 # --- servers and middlemen that misbehave
 
 
-class Canned(ThreadingTCPServer):
-    """Sends each of some bytes for one request, the last ones for all others, and hangs up; remembers the heads."""
-
-    daemon_threads = True
-
-    def __init__(self, *replies: bytes) -> None:
-        super().__init__(("127.0.0.1", 0), CannedHandler)
-        self.replies, self.seen = list(replies), list[bytes]()
-        self.url = f"http://127.0.0.1:{self.server_address[1]}"
-
-
-class CannedHandler(StreamRequestHandler):
-    server: Canned
-    timeout = 30
-
-    def handle(self) -> None:
-        head = b"".join(iter(self.rfile.readline, b"\r\n"))
-        length = [line for line in head.splitlines() if line.lower().startswith(b"content-length:")]
-        self.rfile.read(int(length[0].split()[1]) if length else 0)
-        self.server.seen.append(head)
-        replies = self.server.replies
-        self.wfile.write(replies.pop(0) if len(replies) > 1 else replies[0])
-
-
-@contextmanager
-def canned(*replies: bytes, context: SSLContext | None = None) -> Iterator[Canned]:
-    """A server of such bytes, with TLS if there is a context."""
-    server = Canned(*replies)
-    if context:
-        server.socket = context.wrap_socket(server.socket, server_side=True)
-        server.url = server.url.replace("http:", "https:")
-    with running(server):
-        yield server
-
-
-def http(status: int, body: bytes, *headers: str) -> bytes:
-    """A reply of HTTP."""
-    lines = [f"HTTP/1.1 {status} Whatever", f"Content-Length: {len(body)}", *headers, "", ""]
-    return "\r\n".join(lines).encode() + body
-
-
-def envelope(status: int, rest: str) -> bytes:
-    return f'{{"statusCode":{status},{rest}}}'.encode()
-
-
 BUSY = envelope(503, '"error":"Service Unavailable","message":"Busy."')
 LISTED = '"error":null,"message":"Request fulfilled.","data":{"names":["cat"]}'
 NAMES = http(200, envelope(200, LISTED))
-HTML = b"<html><h1>Bad gateway</h1></html>"
 
 
 @pytest.mark.parametrize(
@@ -543,7 +484,7 @@ def test_a_path_in_front() -> None:
 
 def test_certificates(tmp_path: Path) -> None:
     """Over TLS a certificate of an authority that the machine trusts is asked for."""
-    authority, context = trustme.CA(), SSLContext(PROTOCOL_TLS_SERVER)
+    authority, context = needed("trustme").CA(), SSLContext(PROTOCOL_TLS_SERVER)
     authority.issue_cert("127.0.0.1").configure_cert(context)
     authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
     code = "import sys; from augu_api.client import Client; print(Client(*sys.argv[1:]).names())"

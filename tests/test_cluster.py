@@ -1,6 +1,5 @@
 """Real servers together: gunicorn's workers, the databases, Redis, nginx, and the accuracy that a client gets."""
 
-import base64
 import http.client
 import json
 import os
@@ -9,10 +8,8 @@ import signal
 import socket
 import subprocess
 from collections import Counter
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, redirect_stdout
-from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -22,75 +19,20 @@ import pytest
 from PIL import Image
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
-from skimage import data
 
 from augu_api.client import Client
-from augu_api.config import Settings
+from augu_api.config import ROOT
 from augu_api.detection import Detector
-from augu_api.store import database
-from tests.conftest import BIN, LOOPBACK, OBJECTS, ROOT, Serve, Server, free_port, new_token, png_of, wait_until
+from tests.helpers import BIN, OBJECTS, free_port, wait_until
+from tests.servers import Nginx, Reply, Serve, accepted, add, call, photo, sockets, wait_for_all
 
 METRICS_TOKEN = "a metrics token of 32 characters"
-Nginx = Callable[[int], int]
-
-
-@dataclass
-class Reply:
-    """What came back."""
-
-    status: int
-    headers: http.client.HTTPMessage
-    body: bytes
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.body)
-
-
-def call(
-    port: int,
-    path: str,
-    body: bytes | None = None,
-    token: str = "",
-    source: str = "",
-    address: str = LOOPBACK,
-    **headers: str,
-) -> Reply:
-    """Make a request to a port, of this machine if no address is given; from another local address if one is given."""
-    connection = http.client.HTTPConnection(address, port, timeout=120, source_address=(source, 0))
-    if token:
-        headers["Authorization"] = f"Bearer {token}"
-    try:
-        connection.request("GET" if body is None else "POST", path, body, headers)
-        response = connection.getresponse()
-        return Reply(response.status, response.headers, response.read())
-    finally:
-        connection.close()
-
-
-def add(server: Server, name: str = "alice", coefficient: float = 0.8) -> str:
-    """A new user's token, without the seconds that the command line takes to start."""
-    settings = Settings.from_env(server.env)
-    engine = database.connect(settings.database_url)
-    try:
-        return new_token(engine, settings, name, coefficient=coefficient)
-    finally:
-        engine.dispose()
-
-
-def wait_for_all(server: Server, folder: Path, workers: int) -> None:
-    """Wait until each worker has loaded the model: it then shows the model's facts among the metrics."""
-    wait_until(lambda: len(list(folder.glob("augu-metrics-*/gauge_max_*.db"))) == workers)
 
 
 def metric(port: int, name: str) -> float:
     """The sum of a metric's samples that begin so."""
     shown = call(port, "/metrics", token=METRICS_TOKEN).body.decode()
     return sum(float(value) for value in re.findall(rf"^{re.escape(name)}.* ([0-9.e+]+)$", shown, re.MULTILINE))
-
-
-def photo(name: str) -> bytes:
-    return base64.b64encode(png_of(Image.fromarray(getattr(data, name)())))
 
 
 # --- gunicorn
@@ -135,21 +77,6 @@ def test_a_killed_worker_is_replaced(serve: Serve) -> None:
     assert metric(server.port, 'augu_requests_total{agent="other",route="/session",status="200"}') == 2
 
 
-def accepted(port: int, token: str, body: bytes) -> http.client.HTTPConnection:
-    """A connection whose request a worker has begun to read: it has asked for the body."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
-    connection.putrequest("POST", OBJECTS)
-    for name, value in (
-        ("Authorization", f"Bearer {token}"),
-        ("Content-Length", str(len(body))),
-        ("Expect", "100-continue"),
-    ):
-        connection.putheader(name, value)
-    connection.endheaders()
-    assert connection.sock.recv(100, socket.MSG_PEEK).startswith(b"HTTP/1.1 100 ")
-    return connection
-
-
 def test_stopping_under_load(serve: Serve) -> None:
     """A server that is told to stop finishes the requests that it has accepted, then exits without an error."""
     server = serve(WEB_CONCURRENCY="1")
@@ -180,7 +107,7 @@ def test_through_nginx(serve: Serve, nginx: Nginx) -> None:
         reply = call(port, OBJECTS, photo(name), token)
         assert reply.status == 200
         assert expected in {item["name"] for item in reply.json["data"]["objects"]}
-    for megabytes in (7, 9, 20):  # too large for the endpoint, for the application, for anybody's patience
+    for megabytes in (7, 9, 20):  # too large for the endpoint, for the application, for nginx
         reply = call(port, OBJECTS, b"A" * megabytes * 2**20, token)
         assert reply.status == 400
         assert (reply.json["statusCode"], reply.json["error"]) == (400, "Bad request")
@@ -322,9 +249,3 @@ def test_a_bad_setting_stops_the_start() -> None:
     env = os.environ | {"AUGU_QUEUE": "none"}
     done = subprocess.run([BIN / "gunicorn"], env=env, cwd=ROOT, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (1, "Error: AUGU_QUEUE: must be a whole number above 0\n")
-
-
-def sockets(pid: int) -> int:
-    """How many sockets a process has open."""
-    open_files = subprocess.run(["ls", "-l", f"/proc/{pid}/fd"], stdout=subprocess.PIPE, check=False).stdout
-    return open_files.count(b"socket:")

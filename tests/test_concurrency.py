@@ -13,7 +13,8 @@ from sqlalchemy.orm import Session
 from augu_api import tokens
 from augu_api.store import accounts, database
 from augu_api.tokens import Token
-from tests.conftest import AtOnce, Serve
+from tests.helpers import AtOnce
+from tests.servers import Serve
 
 
 def ask(port: int, secret: str, token: Token) -> int:

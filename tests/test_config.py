@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from augu_api.config import CORES, ROOT, Settings, SettingsError
-from tests.conftest import AtOnce
+from tests.helpers import AtOnce
 
 SECRET = "0123456789abcdef0123456789abcdef"
 VARIABLES = {f.metadata["variable"]: f.name for f in fields(Settings)}

@@ -6,11 +6,9 @@ import logging
 import math
 import os
 import re
-import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from io import BytesIO
@@ -35,17 +33,27 @@ from augu_api.photos import MAX_BYTES
 from augu_api.store import accounts
 from augu_api.web.body import MAX_BODY, MAX_FIELDS
 from augu_api.web.service import KEY, Service
-from tests.conftest import BOTH, OBJECTS, AddUser, FakeDetector, MakeApp, add_user_to, png_of
+from tests.helpers import (
+    BAD_TOKEN,
+    BOTH,
+    BOUNDARY,
+    MULTIPART,
+    OBJECTS,
+    AddUser,
+    FakeDetector,
+    Headers,
+    MakeApp,
+    add_user_to,
+    bearer,
+    full,
+    multipart,
+    png_of,
+    says,
+    watched_files,
+)
 
-Headers = dict[str, str]
 NAMES, SESSION = f"{OBJECTS}/names", "/session"
-BAD_TOKEN = {"Authorization": "Bearer eyJhbGciOiJIUzI1NiJ9.MTox.AAAA"}
-BOUNDARY = "----photo"
 WAIT = "Retry-After", "X-Retry-After"
-
-
-def bearer(authorization: str) -> Headers:
-    return {"Authorization": authorization}
 
 
 def reasons(response: TestResponse) -> dict[str, list[str]]:
@@ -56,22 +64,6 @@ def reasons(response: TestResponse) -> dict[str, list[str]]:
     assert (body["statusCode"], body["error"], body["message"]) == (400, "Bad request", "Invalid request body.")
     found: dict[str, list[str]] = body["details"]
     return found
-
-
-def says(response: TestResponse, status: int, error: str, message: str) -> None:
-    """The failure has exactly this envelope, minified and in this order."""
-    assert response.status_code == status
-    assert response.text == f'{{"statusCode":{status},"error":"{error}","message":"{message}"}}'
-    assert response.content_type == "application/json"
-
-
-@contextmanager
-def full(service: Service) -> Iterator[None]:
-    """All slots are taken."""
-    with ExitStack() as slots:
-        for _ in range(service.settings.queue + 1):
-            slots.enter_context(service.admission.slot())
-        yield
 
 
 # --- the forms of a body
@@ -89,20 +81,8 @@ PIXELS = Image.open(BytesIO(PNG)).tobytes()
 B64 = base64.b64encode(PNG)
 WRAPPED = b"".join(B64[at : at + 60] + b"  \r\n" for at in range(0, len(B64), 60)) + b" \t\n"
 ESCAPED = B64.replace(b"+", b"%2B").replace(b"/", b"%2F").replace(b"=", b"%3D")
-URLENCODED, MULTIPART, AS_JSON = (
-    "application/x-www-form-urlencoded",
-    f"multipart/form-data; boundary={BOUNDARY}",
-    "application/json",
-)
+URLENCODED, AS_JSON = "application/x-www-form-urlencoded", "application/json"
 BOM = b"\xef\xbb\xbf"
-
-
-def multipart(body: bytes, disposition: str = 'name="data"', mimetype: str = "") -> bytes:
-    """A form of one part between two other fields."""
-    kind = f"Content-Type: {mimetype}\r\n" if mimetype else ""
-    head = f"--{BOUNDARY}\r\nContent-Disposition: form-data; {disposition}\r\n{kind}\r\n".encode()
-    other = f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="other"\r\n\r\n1\r\n'.encode()
-    return other + head + body + b"\r\n" + other + f"--{BOUNDARY}--\r\n".encode()
 
 
 def as_json(data: Any) -> bytes:
@@ -788,27 +768,6 @@ def test_any_other_request_id_is_replaced(client: FlaskClient, given: str | None
 
 
 # --- what is kept of a photo
-
-Opened = list[tuple[Any, ...]]
-watching: list[Opened] = []
-
-
-def _watch(event: str, arguments: tuple[Any, ...]) -> None:
-    if watching and event == "open" and arguments[2] & (os.O_WRONLY | os.O_RDWR):
-        watching[-1].append(arguments)
-
-
-sys.addaudithook(_watch)  # cannot be removed
-
-
-@contextmanager
-def watched_files() -> Iterator[Opened]:
-    """The files that this process opens for writing."""
-    watching.append([])
-    try:
-        yield watching[-1]
-    finally:
-        watching.pop()
 
 
 @pytest.mark.parametrize("form", ["bytes", "multipart", "text"])

@@ -17,7 +17,6 @@ from flask.testing import FlaskClient
 from numpy.typing import NDArray
 from PIL import Image
 from prometheus_client import REGISTRY
-from skimage import data
 from werkzeug.test import TestResponse
 
 from augu_api.client import Client, Item
@@ -28,24 +27,26 @@ from augu_api.photos import MAX_BYTES, MAX_CHUNKS, MAX_SCANS, ImageRejected, dec
 from augu_api.web.body import MAX_BODY
 from augu_api.web.deepstack import MAX_PARTS, MAX_TEXT
 from augu_api.web.service import Service
-from tests.conftest import OBJECTS, AddUser, FakeDetector, MakeApp, Serve, Server, png_of
-from tests.test_cluster import add
-from tests.test_contract import MULTIPART, full, multipart, says, watched_files
-from tests.test_hostile import SECONDS, Case, ask, raw
+from tests.helpers import (
+    DETECTION,
+    MULTIPART,
+    OBJECTS,
+    AddUser,
+    FakeDetector,
+    MakeApp,
+    file_of,
+    full,
+    multipart,
+    picture,
+    png_of,
+    says,
+    watched_files,
+)
+from tests.hostile import SECONDS, Case, ask, raw
+from tests.servers import Serve, Server, add
 
-DETECTION = "/v1/vision/detection"
 ORIENTATION = 0x0112
 Send = Callable[..., TestResponse]
-
-
-def file_of(image: Image.Image, format: str, **options: Any) -> bytes:
-    file = BytesIO()
-    image.save(file, format, **options)
-    return file.getvalue()
-
-
-def photo(name: str) -> Image.Image:
-    return Image.fromarray(getattr(data, name)())
 
 
 NAVY = Image.new("RGB", (8, 8), "navy")
@@ -112,7 +113,7 @@ def test_a_client_finds_what_our_endpoint_finds(server: Server) -> None:
     client = DeepstackObject("127.0.0.1", server.port, token, min_confidence=0.45)
     found = []
     for name in ("astronaut", "chelsea", "coffee"):
-        png = png_of(photo(name))
+        png = png_of(picture(name))
         predictions, objects = client.detect(png), ours(server, token, png, 45)
         assert len(predictions) == len(objects)
         for prediction, item in zip(predictions, objects, strict=True):
@@ -126,7 +127,7 @@ def test_a_client_finds_what_our_endpoint_finds(server: Server) -> None:
 def test_frigate_finds_what_our_endpoint_finds(server: Server) -> None:
     """A request as Frigate's plug-in sends it, a JPEG of 320 x 320 without a type, gets boxes in its pixels."""
     token = add(server)
-    jpeg = file_of(photo("astronaut").resize((320, 320)), "JPEG")
+    jpeg = file_of(picture("astronaut").resize((320, 320)), "JPEG")
     reply = requests.post(f"{server.url}{DETECTION}", data={"api_key": token}, files={"image": jpeg}, timeout=60)
     predictions = reply.json()["predictions"]
     with Image.open(BytesIO(jpeg)) as decoded:

@@ -13,8 +13,8 @@ from playwright.sync_api import Browser, BrowserContext, Locator, Page, Route, e
 from augu_api.config import ROOT, Settings
 from augu_api.flags import Flag
 from augu_api.web.docs.pages import POLICY
-from tests.conftest import OBJECTS, FakeDetector, MakeApp, Server, serving
-from tests.test_cluster import add
+from tests.helpers import OBJECTS, FakeDetector, MakeApp
+from tests.servers import Server, add, serving
 
 MARKUP = "<img src=/x onerror=alert(1)>"
 MAX_TRANSFER = 100 * 1024

@@ -21,7 +21,8 @@ from augu_api.operating import doctor
 from augu_api.operating.cli import main
 from augu_api.operating.doctor import Finding
 from augu_api.store import database
-from tests.conftest import BIN, FakeDetector, augu_api, free_port
+from tests.helpers import BIN, FakeDetector, free_port
+from tests.servers import augu_api
 
 Examine = Callable[..., Result]
 Check = Callable[[Settings], Iterator[Finding]]

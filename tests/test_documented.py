@@ -27,9 +27,19 @@ from augu_api.web.docs.examples import SIGN
 from augu_api.web.docs.openapi import specification
 from augu_api.web.envelope import minified
 from augu_api.web.service import KEY
-from tests.conftest import BOTH, OBJECTS, FakeDetector, MakeApp, add_user_to
-from tests.test_contract import BAD_TOKEN, bearer, full
-from tests.test_openapi import DETECTION, METRICS_TOKEN, Document, as_documented
+from tests.helpers import (
+    BAD_TOKEN,
+    BOTH,
+    DETECTION,
+    METRICS_TOKEN,
+    OBJECTS,
+    FakeDetector,
+    MakeApp,
+    add_user_to,
+    bearer,
+    full,
+)
+from tests.openapi import Document, as_documented
 
 
 def specified() -> Document:

@@ -18,7 +18,7 @@ from PIL import Image
 from skimage import data
 from torch import nn
 
-from augu_api.config import Settings
+from augu_api.config import ROOT, Settings
 from augu_api.detection import ModelUnavailable
 from augu_api.detection.catalogue import PUBLISHED, Model, find, sha256_of
 from augu_api.detection.engines import Engine, Found, _shared, load
@@ -26,7 +26,7 @@ from augu_api.detection.onnx import OnnxEngine
 from augu_api.detection.torchvision import TorchvisionEngine, build, run
 from augu_api.detection.training.export import export, trace, verify
 from augu_api.operating.cli import main
-from tests.conftest import BIN, ROOT
+from tests.helpers import BIN
 
 PHOTOS = {name: Image.fromarray(getattr(data, name)()) for name in ("astronaut", "chelsea", "coffee", "rocket")}
 SIZES = [(640, 480), (333, 500), (64, 48), (1, 1), (800, 6), (3, 700), (2000, 1500)]

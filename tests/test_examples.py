@@ -24,9 +24,9 @@ from PIL import Image
 from augu_api.client import Client
 from augu_api.config import ROOT
 from examples.discord_bot import SIDE, make_bot
-from tests.conftest import Serve, free_port, missing, png_of
-from tests.test_client import HTML, TOKEN, canned, envelope, http
-from tests.test_cluster import add
+from tests.canned import HTML, TOKEN, canned, envelope, http
+from tests.helpers import free_port, missing, png_of
+from tests.servers import Serve, add
 
 STREET = ROOT / "examples" / "street.png"
 FOUND = {"stop sign": "100.0", "traffic light": "96.75"}

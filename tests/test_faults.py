@@ -17,24 +17,12 @@ import pytest
 from limits.errors import StorageError
 from sqlalchemy.exc import OperationalError
 
-from augu_api.config import Settings
+from augu_api.config import ROOT, Settings
 from augu_api.store import database
 from augu_api.store.models import User
 from augu_api.store.quotas import Quotas
-from tests.conftest import (
-    BIN,
-    OBJECTS,
-    ROOT,
-    Postgres,
-    Redis,
-    Serve,
-    Server,
-    answers,
-    free_port,
-    missing,
-    wait_until,
-)
-from tests.test_cluster import Reply, accepted, add, call, photo, wait_for_all
+from tests.helpers import BIN, OBJECTS, answers, free_port, missing, wait_until
+from tests.servers import Postgres, Redis, Reply, Serve, Server, accepted, add, call, photo, wait_for_all
 
 GRACE = 30  # seconds that gunicorn.conf.py gives accepted requests
 
@@ -95,7 +83,7 @@ def test_a_worker_is_killed_under_load(serve: Serve, tmp_path: Path) -> None:
     assert cap - lost <= passed <= cap
     wait_until(lambda: killed not in server.workers and len(server.workers) == 2)
     [new] = set(server.workers) - before
-    wait_until(lambda: (next(tmp_path.glob("augu-metrics-*")) / f"gauge_max_{new}.db").exists())
+    wait_until((next(tmp_path.glob("augu-metrics-*")) / f"gauge_max_{new}.db").exists)
 
 
 def test_a_stop_under_load(serve: Serve) -> None:

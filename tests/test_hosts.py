@@ -14,17 +14,8 @@ from threading import Event
 
 import pytest
 
-from tests.conftest import (
-    OBJECTS,
-    Postgres,
-    Redis,
-    Server,
-    fronting,
-    missing,
-    serving,
-    wait_until,
-)
-from tests.test_cluster import Reply, add, call
+from tests.helpers import OBJECTS, missing, wait_until
+from tests.servers import Postgres, Redis, Reply, Server, add, call, fronting, serving
 
 PORT = 8000
 LIMIT = 60_000  # requests a minute of a user who may ask all the time
@@ -66,8 +57,7 @@ def new_bridge() -> int:
         command = ["ip", "link", "add", f"augu{number}", "type", "bridge"]
         if subprocess.run(command, stderr=subprocess.DEVNULL, check=False).returncode == 0:
             return number
-    missing("the right to make networks")
-    raise AssertionError
+    return missing("the right to make networks")
 
 
 @pytest.fixture(scope="module")
@@ -139,7 +129,7 @@ def installation(
 
         servers = [start(host) for host in network.hosts]
         front = closing.enter_context(fronting(folder))
-        port = front(*(f"{host.address}:{PORT}" for host in network.hosts), patience="6s")
+        port = front(*(f"{host.address}:{PORT}" for host in network.hosts), read_timeout="6s")
         yield Installation(network.hosts, servers, start, port)
 
 

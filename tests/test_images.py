@@ -3,7 +3,6 @@
 The files are written by an encoder of the tests' own, so the expected colours owe nothing to the decoder.
 """
 
-import random
 import struct
 import zlib
 from collections.abc import Iterator
@@ -15,61 +14,31 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from augu_api.photos import CHANNELS, DEPTHS, MAX_BYTES, MAX_CHUNKS, SIGNATURE, ImageRejected, decode
+from tests.png_encoder import (
+    GREY,
+    GREY_ALPHA,
+    INDEXED,
+    PALETTE,
+    RGB,
+    RGB_COLOUR,
+    RGBA,
+    WHITE,
+    Samples,
+    chunk,
+    encode,
+    filtered,
+    ihdr,
+    noise,
+    plte,
+    png,
+    scanlines,
+)
 
-Samples = tuple[int, ...]
-Rows = list[list[Samples]]
-RGB = tuple[int, int, int]
-
-PASSES = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
-WHOLE = ((0, 0, 1, 1),)
 MAX_PIXELS = 10_000
 KINDS = [(colour, depth) for colour, depths in DEPTHS.items() for depth in depths]
-PALETTE = [(n * 53 % 256, n * 101 % 256, n * 197 % 256) for n in range(256)]
-WHITE, GREY, RGB_COLOUR, INDEXED, GREY_ALPHA, RGBA = (255, 255, 255), 0, 2, 3, 4, 6
 
 
 # --- the encoder
-
-
-def chunk(kind: bytes, body: bytes = b"") -> bytes:
-    """A chunk with its length and checksum."""
-    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-
-
-def ihdr(width: int, height: int, depth: int = 8, colour: int = RGB_COLOUR, interlaced: int = 0, *rest: int) -> bytes:
-    """The header; `rest` is its compression and filter method."""
-    return chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, *(rest or (0, 0)), interlaced))
-
-
-def scanlines(rows: Rows, depth: int, interlaced: bool = False) -> bytes:
-    """Filter type 0 and the samples packed from the high bit, row after row and pass after pass."""
-    packed = bytearray()
-    for x, y, dx, dy in PASSES if interlaced else WHOLE:
-        for row in rows[y::dy]:
-            bits = "".join(f"{sample:0{depth}b}" for pixel in row[x::dx] for sample in pixel)
-            if bits:
-                padded = bits.ljust(-(-len(bits) // 8) * 8, "0")
-                packed += b"\0" + int(padded, 2).to_bytes(len(padded) // 8, "big")
-    return bytes(packed)
-
-
-def plte(colours: list[RGB]) -> bytes:
-    return chunk(b"PLTE", b"".join(map(bytes, colours)))
-
-
-def encode(
-    rows: Rows,
-    colour: int = RGB_COLOUR,
-    depth: int = 8,
-    interlaced: bool = False,
-    before: bytes = b"",
-    after: bytes = b"",
-) -> bytes:
-    """A PNG of the samples, with more chunks before or after its pixels, and its palette first if it has one."""
-    palette = plte(PALETTE[: 2**depth]) if colour == INDEXED else b""
-    header = ihdr(len(rows[0]), len(rows), depth, colour, interlaced)
-    pixels = chunk(b"IDAT", zlib.compress(scanlines(rows, depth, interlaced)))
-    return SIGNATURE + header + palette + before + pixels + after + chunk(b"IEND")
 
 
 def seen(samples: Samples, colour: int, depth: int) -> RGB:
@@ -81,14 +50,6 @@ def seen(samples: Samples, colour: int, depth: int) -> RGB:
     shown = [255 * (sample * alpha + top * (top - alpha)) / top**2 for sample in colours]
     red, green, blue = (round(value) for value in (shown * 3)[:3])
     return red, green, blue
-
-
-def noise(colour: int, depth: int, width: int, height: int, seed: int = 0) -> Rows:
-    """Samples over the whole range."""
-    dice = random.Random(seed)
-    return [
-        [tuple(dice.getrandbits(depth) for _ in range(CHANNELS[colour])) for _ in range(width)] for _ in range(height)
-    ]
 
 
 def shown(data: bytes, max_pixels: int = MAX_PIXELS) -> list[list[RGB]]:
@@ -104,24 +65,6 @@ def off(data: bytes, expected: list[list[RGB]]) -> int:
     return max(
         abs(a - b) for row in pairs for got, want in zip(*row, strict=True) for a, b in zip(got, want, strict=True)
     )
-
-
-def filtered(raw: bytes, stride: int, step: int, kinds: list[int]) -> bytes:
-    """Rows of `stride` bytes under the filter types in turn; a sample is `step` bytes from the one to its left."""
-    packed, above = bytearray(), bytes(stride)
-    for number, at in enumerate(range(0, len(raw), stride + 1)):
-        row, kind = raw[at + 1 : at + 1 + stride], kinds[number % len(kinds)]
-        left, corner = bytes(step) + row[:-step], bytes(step) + above[:-step]
-        guesses = [prediction(kind, *around) for around in zip(left, above, corner, strict=False)]
-        packed += bytes([kind, *((sample - guess) % 256 for sample, guess in zip(row, guesses, strict=True))])
-        above = row
-    return bytes(packed)
-
-
-def prediction(kind: int, left: int, above: int, corner: int) -> int:
-    """What a filter type (section 9.2) expects of a sample; for Paeth's, 4, the closest to left + above - corner."""
-    near = min((left, above, corner), key=lambda value: abs(left + above - corner - value))
-    return (0, left, above, (left + above) // 2, near)[kind]
 
 
 # --- what is accepted
@@ -253,10 +196,6 @@ GOOD = encode(ROWS)
 IDAT = chunk(b"IDAT", zlib.compress(scanlines(ROWS, 8)))
 END = chunk(b"IEND")
 RAW = scanlines(ROWS, 8)
-
-
-def png(*chunks: bytes) -> bytes:
-    return SIGNATURE + b"".join(chunks)
 
 
 def reason(data: bytes, max_pixels: int = MAX_PIXELS) -> str:

@@ -14,8 +14,8 @@ from flask.testing import FlaskClient
 from prometheus_client.parser import text_string_to_metric_families
 
 from augu_api.config import ROOT, Settings
-from tests.conftest import OBJECTS, Serve, answers, free_port, missing, wait_until
-from tests.test_cluster import add
+from tests.helpers import OBJECTS, answers, free_port, missing, wait_until
+from tests.servers import Serve, add
 
 METRICS_TOKEN = "a metrics token of 32 characters"
 DASHBOARD = json.loads((ROOT / "deploy" / "grafana.json").read_text())

@@ -1,29 +1,34 @@
 """openapi.json is valid, describes every route and nothing else, and the replies are as it says."""
 
 import json
-import re
 from dataclasses import replace
 from io import BytesIO
-from typing import Any
 
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 from jsonschema import Draft202012Validator
 from openapi_spec_validator import validate
-from werkzeug.test import TestResponse
 
 from augu_api.config import Settings
 from augu_api.flags import Flag
 from augu_api.web.docs.openapi import path_of
 from augu_api.web.docs.pages import prepare
 from augu_api.web.service import KEY, Service
-from tests.conftest import OBJECTS, AddUser, FakeDetector, MakeApp, add_user_to
-from tests.test_contract import BAD_TOKEN, Headers, bearer, full
-
-Document = dict[str, Any]
-METRICS_TOKEN = "m" * 32
-DETECTION = "/v1/vision/detection"
+from tests.helpers import (
+    BAD_TOKEN,
+    DETECTION,
+    METRICS_TOKEN,
+    OBJECTS,
+    AddUser,
+    FakeDetector,
+    Headers,
+    MakeApp,
+    add_user_to,
+    bearer,
+    full,
+)
+from tests.openapi import Document, as_documented, gated, methods
 
 
 @pytest.fixture
@@ -36,29 +41,6 @@ def settings(settings: Settings) -> Settings:
 def document(client: FlaskClient) -> Document:
     found: Document = json.loads(client.get("/openapi.json").data)
     return found
-
-
-def gated(app: Flask) -> set[tuple[str, str]]:
-    """The operations that need a token of a user."""
-    rules = [rule for rule in app.url_map.iter_rules() if hasattr(app.view_functions[rule.endpoint], "gates")]
-    return {(rule.rule, method) for rule in rules for method in methods(rule)}
-
-
-def methods(rule: Any) -> set[str]:
-    return {method.lower() for method in rule.methods} - {"head"}
-
-
-def as_documented(document: Document, response: TestResponse) -> None:
-    """The reply's status, type, body and headers are documented for the route that gave it."""
-    path = re.sub("(?<=^/assets/).*", "{name}", response.request.path)
-    operation = document["paths"][path][response.request.method.lower()]
-    documented = operation["responses"][str(response.status_code)]
-    content = documented["content"].get(response.mimetype) or documented["content"]["*/*"]
-    schema = content["schema"] | {"components": document["components"]}
-    body = json.loads(response.data) if response.mimetype == "application/json" else response.text
-    Draft202012Validator(schema).validate(body)
-    extra = {"X-Ratelimit-Limit", "X-Ratelimit-Remaining", "X-Ratelimit-Reset", "Retry-After", "X-Retry-After"}
-    assert set(response.headers.keys()) & (extra | {"X-Request-Id"}) <= set(documented["headers"])
 
 
 def test_the_document_is_valid(document: Document) -> None:

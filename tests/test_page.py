@@ -21,13 +21,12 @@ from playwright.sync_api import Browser, BrowserContext, FilePayload, Locator, P
 from augu_api.config import ROOT, Settings
 from augu_api.detection.catalogue import find
 from augu_api.detection.drawing import colour_of, ink_on
-from tests.conftest import OBJECTS, Server, serving
-from tests.test_cluster import add
-from tests.test_deepstack import file_of, photo
+from tests.helpers import OBJECTS, file_of, picture
+from tests.servers import Server, add, serving
 
 NAMES = [name for name in find("bundled", Settings()).names if name != "N/A"]
 EXAMPLE = (ROOT / "examples" / "street.png").read_bytes()
-CAT = file_of(photo("chelsea"), "PNG")
+CAT = file_of(picture("chelsea"), "PNG")
 ORIENTATION = 0x0112
 GIVE = """([encoded, type, kind]) => {
     const bytes = Uint8Array.from(atob(encoded), (c) => c.charCodeAt(0));
@@ -132,7 +131,7 @@ def test_a_dropped_photo_has_its_boxes(page: Page, token: str, width: int) -> No
     """The boxes are where the reply says, to a pixel of the screen, with the names and scores beside and above."""
     page.set_viewport_size({"width": width, "height": 900})
     enter(page, token)
-    street = photo("astronaut").resize((800, 600))
+    street = picture("astronaut").resize((800, 600))
     found = objects_of(page, lambda: give(page, file_of(street, "PNG")))
     assert len(found) > 0
     shown = page.locator("#picture").bounding_box()
@@ -173,7 +172,7 @@ def test_every_way_to_give_a_photo(page: Page, token: str, kind: Literal["drop",
 def test_every_format_of_the_browser(page: Page, token: str, format: str) -> None:
     """What the browser can show becomes a PNG there."""
     enter(page, token)
-    image = file_of(photo("chelsea"), format)
+    image = file_of(picture("chelsea"), format)
     with page.expect_response(lambda response: OBJECTS in response.url) as reply:
         give(page, image, mimetype=f"image/{format.lower()}")
     assert "cat" in [item["name"] for item in reply.value.json()["data"]["objects"]]
@@ -183,7 +182,7 @@ def test_a_turned_photo_is_upright(page: Page, token: str) -> None:
     """A photo that its EXIF turns is sent as it is shown."""
     exif = Image.Exif()
     exif[ORIENTATION] = 6  # the stored image is to be turned clockwise
-    stored = photo("chelsea").transpose(Image.Transpose.ROTATE_90)
+    stored = picture("chelsea").transpose(Image.Transpose.ROTATE_90)
     enter(page, token)
     with page.expect_response(lambda response: OBJECTS in response.url) as reply:
         give(page, file_of(stored, "JPEG", exif=exif.tobytes()), mimetype="image/jpeg")
@@ -193,7 +192,7 @@ def test_a_turned_photo_is_upright(page: Page, token: str) -> None:
 
 def test_a_large_photo_is_made_smaller(page: Page, token: str) -> None:
     """A photo whose PNG would be larger than 5 MB is shrunk until it is not, and its boxes fit what is shown."""
-    large = photo("astronaut").resize((3600, 3600), Image.Resampling.BICUBIC)
+    large = picture("astronaut").resize((3600, 3600), Image.Resampling.BICUBIC)
     enter(page, token)
     found = objects_of(page, lambda: give(page, file_of(large, "JPEG"), mimetype="image/jpeg"))
     assert "person" in [item["name"] for item in found]
@@ -207,7 +206,7 @@ def test_no_photo(page: Page, token: str) -> None:
     """A file that is no photo is said to be none, and nothing is sent."""
     enter(page, token)
     sent: list[Request] = []
-    page.on("request", lambda request: sent.append(request))
+    page.on("request", sent.append)
     give(page, b"no photo", mimetype="text/plain")
     expect(page.get_by_role("alert")).to_have_text(re.compile(r"^This browser cannot show that file\."))
     assert sent == []
@@ -217,7 +216,7 @@ def test_the_slider_chooses_by_score(page: Page, token: str) -> None:
     """Only objects of at least the slider's score are drawn and listed, and asked for in the program."""
     enter(page, token)
     with page.expect_response(lambda response: OBJECTS in response.url) as reply:
-        give(page, file_of(photo("astronaut"), "PNG"))
+        give(page, file_of(picture("astronaut"), "PNG"))
     scores = [item["score"] for item in reply.value.json()["data"]["objects"]]
     assert len({score // 20 for score in scores}) > 1
     slider = page.get_by_role("slider")
@@ -477,7 +476,7 @@ def test_screenshots(page: Page, token: str, tmp_path: Path, name: str, width: i
     """The pictures of README.md show a cup on a table."""
     page.set_viewport_size({"width": width, "height": height})
     enter(page, token)
-    found = objects_of(page, lambda: give(page, file_of(photo("coffee"), "PNG")))
+    found = objects_of(page, lambda: give(page, file_of(picture("coffee"), "PNG")))
     assert [item["name"] for item in found] == ["cup", "dining table"]
     page.locator("body").click(position={"x": 1, "y": 1})  # nothing is focused
     path = Path(os.environ.get("AUGU_SCREENSHOTS") or tmp_path) / f"{name}.jpg"

@@ -23,7 +23,7 @@ from augu_api.store import accounts, database
 from augu_api.store.models import Count, User
 from augu_api.store.quotas import DatabaseStorage, QuotaExceeded, Quotas
 from augu_api.web.service import KEY
-from tests.conftest import OBJECTS, AtOnce, FakeDetector, add_user_to, wait_until
+from tests.helpers import OBJECTS, AtOnce, FakeDetector, add_user_to, wait_until
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """What an operator sees: request ids, one log line for each request, and metrics."""
 
-import base64
 import json
 import subprocess
 import sys
@@ -9,26 +8,21 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
-import numpy as np
 import pytest
 from flask.testing import FlaskClient
 from hypothesis import given
 from hypothesis import strategies as st
-from numpy.typing import NDArray
-from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from augu_api.app import create_app
 from augu_api.config import ROOT, Settings
-from augu_api.detection import Detection
 from augu_api.flags import NO_FLAGS
-from augu_api.operating import logs
 from augu_api.store import accounts
 from augu_api.web.monitoring import MAX_AGENTS, OTHER, Agents
 from augu_api.web.service import KEY, Service
-from tests.conftest import OBJECTS, AddUser, FakeDetector, add_user_to, png_of
+from tests.helpers import OBJECTS, AddUser, FakeDetector
 
 METRICS_TOKEN = "a metrics token of 32 characters"
 
@@ -60,40 +54,17 @@ def test_new_id(client: FlaskClient, given_id: str) -> None:
 # --- the log
 
 
-class BrokenDetector(FakeDetector):
-    """Fails on a photo of one pixel."""
-
-    def detect(self, photo: NDArray[np.uint8], *, all_cores: bool = False) -> list[Detection]:
-        if photo.shape == (1, 1, 3):
-            raise RuntimeError("a bug")
-        return super().detect(photo)
-
-
 FIELDS = [
     *("time", "level", "logger", "message"),
     *("id", "user", "agent", "method", "route", "status", "milliseconds"),
 ]
 
 
-def converse(folder: str) -> None:
-    """Make a request of each kind to an application that logs, and write what must not be logged to standard error."""
-    logs.configure()
-    app = create_app(Settings.from_env({"AUGU_DATA_DIR": folder}), BrokenDetector())
-    client, authorization = app.test_client(), add_user_to(app.extensions[KEY], id=42)
-    photo, broken = (base64.b64encode(png_of(Image.new("RGB", size))).decode() for size in ((64, 64), (1, 1)))
-    headers = {"Authorization": authorization, "User-Agent": "bot/1 " + "x" * 500, "X-Request-Id": "mine"}
-    client.post(f"{OBJECTS}?min_score=1", data=photo, headers=headers)
-    client.post(OBJECTS, data=broken, headers=headers)
-    client.post(OBJECTS, data=photo[:-100], headers=headers)
-    client.get(f"/no/{authorization[7:]}", headers={"Authorization": authorization + "x", "User-Agent": "a\tb"})
-    client.get("/session", headers={"Authorization": authorization[:-1], "X-Request-Id": '","level":"ERROR'})
-    sys.stderr.write(" ".join((authorization[7:], authorization[-20:], photo[:60], photo[-60:], broken[-30:])))
-
-
 def test_log(tmp_path: Path) -> None:
     """Each request is one line of JSON with these fields; no token and no part of an image is in any line."""
-    code = f"from tests.test_request_log import converse; converse({str(tmp_path)!r})"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.logged", str(tmp_path)], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     assert not [secret for secret in done.stderr.split(" ") if secret in done.stdout]
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     requests = [line for line in lines if line["logger"] == "augu_api.requests"]

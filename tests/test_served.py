@@ -1,16 +1,14 @@
 """A real gunicorn with the bundled model."""
 
-from PIL import Image
-from skimage import data
-
 from augu_api.client import Client
-from tests.conftest import Serve
+from tests.helpers import picture
+from tests.servers import Serve
 
 
 def test_a_photo_is_served(serve: Serve) -> None:
     """Two workers, a token from the command line, a photo of a person."""
     server = serve(WEB_CONCURRENCY="2")
     token = server.run("users", "add", "alice", "--grant", "IMAGES_OBJECTS", "--grant", "EXPERIMENTAL").strip()
-    found = Client(server.url, token).objects(Image.fromarray(data.astronaut()))
+    found = Client(server.url, token).objects(picture("astronaut"))
     assert "person" in {item.name for item in found.objects}
     assert len(server.workers) == 2

@@ -5,8 +5,8 @@ from contextlib import suppress
 
 import pytest
 
-from tests.conftest import OBJECTS, Serve, Server
-from tests.test_cluster import Nginx, add, call
+from tests.helpers import OBJECTS
+from tests.servers import Nginx, Serve, Server, add, call
 
 HIDDEN = "hidden-request"
 INNER = f"GET /session HTTP/1.1\r\nHost: localhost\r\nX-Request-Id: {HIDDEN}\r\n\r\n"

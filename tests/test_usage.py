@@ -19,7 +19,7 @@ from augu_api.config import ROOT
 from augu_api.operating import usage
 from augu_api.operating.cli import main
 from augu_api.operating.usage import MAX_LINE, Usage
-from tests.conftest import OBJECTS
+from tests.helpers import OBJECTS
 
 Run = Callable[..., Result]
 NOON = datetime(2026, 11, 24, 12, tzinfo=UTC)
@@ -66,8 +66,8 @@ def done(result: Result) -> str:
 
 def test_the_services_own_log(tmp_path: Path, run: Run) -> None:
     """The log of a real application is understood, each of its users is named, and all else is skipped."""
-    code = f"from tests.test_ops import converse; converse({str(tmp_path / 'data')!r})"
-    log = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, check=True).stdout
+    command = [sys.executable, "-m", "tests.logged", str(tmp_path / "data")]
+    log = subprocess.run(command, cwd=ROOT, capture_output=True, check=True).stdout
     result = run(log, "--json")
     alice, nobody = sorted(json.loads(done(result)), key=lambda row: str(row["user"]))
     assert (alice["user"], alice["requests"], alice["refused"]) == ("alice", 3, {"400": 1, "500": 1})

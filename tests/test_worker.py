@@ -12,12 +12,10 @@ from contextlib import suppress
 from threading import Thread
 
 import pytest
-from PIL import Image
-from skimage import data
 
 from augu_api.operating.worker import FairWorker
-from tests.conftest import OBJECTS, Serve, Server, png_of, wait_until
-from tests.test_cluster import Nginx, add, call, photo, sockets
+from tests.helpers import OBJECTS, picture, png_of, wait_until
+from tests.servers import Nginx, Serve, Server, add, call, photo, sockets
 
 THREADS = 12
 
@@ -108,7 +106,7 @@ def test_slow_clients_behind_nginx_hold_nothing(serve: Serve, nginx: Nginx, conn
 def test_a_reply_that_nobody_reads_ends(server: Server, connections: list[socket.socket]) -> None:
     """Clients that ask for large replies again and again and read none are hung up on."""
     token = add(server, coefficient=1000)
-    body = base64.b64encode(png_of(Image.fromarray(data.astronaut()).resize((1000, 1000))))
+    body = base64.b64encode(png_of(picture("astronaut").resize((1000, 1000))))
     request = head(token, len(body)).replace(b"\r\nHost", b"\r\nAccept: image/png\r\nHost") + body
 
     def ask_on(client: socket.socket) -> None:
