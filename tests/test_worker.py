@@ -1,4 +1,4 @@
-"""The gunicorn worker: what slow clients and those who go away cost."""
+"""The gunicorn worker: slow clients, clients that disconnect, and how a worker stops."""
 
 import base64
 import http.client
@@ -6,12 +6,15 @@ import json
 import os
 import signal
 import socket
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import suppress
 from threading import Thread
 
 import pytest
+from gunicorn.config import Config
+from gunicorn.glogging import Logger
 
 from augu_api.operating.worker import FairWorker
 from tests.helpers import OBJECTS, picture, png_of, wait_until
@@ -20,8 +23,8 @@ from tests.servers import Nginx, Serve, Server, add, call, photo, sockets
 THREADS = 12
 
 
-class Impatient(FairWorker):
-    """Does not wait as long as the one that serves."""
+class ShortTimeouts(FairWorker):
+    """Gives slow clients less time than the worker that serves, so that the tests need not wait."""
 
     read_seconds = 2.0
     write_seconds = 4.0
@@ -30,12 +33,12 @@ class Impatient(FairWorker):
 @pytest.fixture
 def server(serve: Serve) -> Server:
     """One worker, with few threads."""
-    arguments = f"--worker-class tests.test_worker.Impatient --threads {THREADS}"
+    arguments = f"--worker-class tests.test_worker.ShortTimeouts --threads {THREADS}"
     return serve(WEB_CONCURRENCY="1", GUNICORN_CMD_ARGS=arguments)
 
 
 def slowly(port: int, request: bytes, connections: list[socket.socket]) -> socket.socket:
-    """Send a request a byte at a time, far more slowly than anybody waits for."""
+    """Send a request a byte at a time, too slowly for any timeout."""
     client = socket.create_connection(("127.0.0.1", port), timeout=30)
     connections.append(client)
 
@@ -51,7 +54,7 @@ def slowly(port: int, request: bytes, connections: list[socket.socket]) -> socke
 
 @pytest.fixture
 def connections() -> Iterator[list[socket.socket]]:
-    """Connections that are closed in the end."""
+    """Connections that are closed after the test."""
     opened: list[socket.socket] = []
     yield opened
     for connection in opened:
@@ -66,7 +69,7 @@ def head(token: str, length: int) -> bytes:
 
 
 def test_a_slow_body_ends(server: Server, connections: list[socket.socket]) -> None:
-    """A body that comes too slowly is answered with 400, and its place in the line is free again."""
+    """A body that arrives too slowly is answered with 400, and its slot is free again."""
     token, body = add(server, coefficient=1000), photo("chelsea")
     client = socket.create_connection(("127.0.0.1", server.port), timeout=30)
     connections.append(client)
@@ -79,7 +82,7 @@ def test_a_slow_body_ends(server: Server, connections: list[socket.socket]) -> N
 
 
 def test_slow_heads_hold_a_thread_each_for_a_while(server: Server, connections: list[socket.socket]) -> None:
-    """While all but one thread wait for slow clients the others are served; later the slow ones are hung up on."""
+    """While all but one thread wait for slow clients other clients are served; then the slow ones are disconnected."""
     clients = [slowly(server.port, head("x" * 200, 0), connections) for _ in range(THREADS - 1)]
     for _ in range(5):
         assert call(server.port, "/health/live").status == 200
@@ -89,8 +92,8 @@ def test_slow_heads_hold_a_thread_each_for_a_while(server: Server, connections: 
 
 
 def test_slow_clients_behind_nginx_hold_nothing(serve: Serve, nginx: Nginx, connections: list[socket.socket]) -> None:
-    """More of them than the worker has threads, in the head or in the body: it does not even have their sockets."""
-    server = serve(WEB_CONCURRENCY="1")  # as patient as the one that serves
+    """More slow clients than the worker has threads, in the head or in the body: nginx keeps them from the worker."""
+    server = serve(WEB_CONCURRENCY="1")  # with the timeouts of the worker that serves
     port, token, [worker] = nginx(server.port), add(server), server.workers
     assert call(port, "/health/live").status == 200
     before = sockets(worker)
@@ -100,11 +103,11 @@ def test_slow_clients_behind_nginx_hold_nothing(serve: Serve, nginx: Nginx, conn
         client.sendall(head(token, 1000) + b"a")
     for _ in range(5):
         assert call(port, "/health/live").status == 200
-    wait_until(lambda: sockets(worker) <= before, 5)  # nginx itself gives them up after 10 seconds
+    wait_until(lambda: sockets(worker) <= before, 5)  # nginx disconnects them after 10 seconds
 
 
-def test_a_reply_that_nobody_reads_ends(server: Server, connections: list[socket.socket]) -> None:
-    """Clients that ask for large replies again and again and read none are hung up on."""
+def test_an_unread_reply_ends(server: Server, connections: list[socket.socket]) -> None:
+    """Clients that request large replies again and again without reading them are disconnected."""
     token = add(server, coefficient=1000)
     body = base64.b64encode(png_of(picture("astronaut").resize((1000, 1000))))
     request = head(token, len(body)).replace(b"\r\nHost", b"\r\nAccept: image/png\r\nHost") + body
@@ -127,8 +130,8 @@ def test_a_reply_that_nobody_reads_ends(server: Server, connections: list[socket
     assert call(server.port, OBJECTS, body, token).status == 200
 
 
-def test_who_goes_away_costs_nothing(server: Server) -> None:
-    """Clients that hang up in the middle of a request leave no thread, no socket and no place in the line taken."""
+def test_a_disconnected_client_costs_nothing(server: Server) -> None:
+    """Clients that disconnect in the middle of a request leave no thread, socket or slot occupied."""
     token, body = add(server, coefficient=1000), photo("chelsea")
     assert call(server.port, OBJECTS, body, token).status == 200
     [worker] = server.workers
@@ -138,12 +141,12 @@ def test_who_goes_away_costs_nothing(server: Server) -> None:
             with socket.create_connection(("127.0.0.1", server.port), timeout=30) as client:
                 client.sendall((head(token, len(body)) + body)[: len(head(token, len(body))) + length])
     wait_until(lambda: sockets(worker) <= before)
-    wait_until(lambda: call(server.port, OBJECTS, body, token).status == 200)  # whole ones are seen to first
+    wait_until(lambda: call(server.port, OBJECTS, body, token).status == 200)  # whole requests go first
     assert server.workers == [worker]
 
 
 def test_a_reply_is_one_packet(server: Server) -> None:
-    """What a client reads first is all of a reply, so that a host that is cut off leaves none cut in two."""
+    """The first bytes that a client reads are a whole reply, so that a host that fails leaves none cut in two."""
     with socket.create_connection(("127.0.0.1", server.port), timeout=30) as client:
         for _ in range(50):
             client.sendall(b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n")
@@ -152,14 +155,14 @@ def test_a_reply_is_one_packet(server: Server) -> None:
             assert body
 
 
-def test_who_waits_when_it_stops_is_answered(serve: Serve) -> None:
-    """Clients who have connected when a server is told to stop are answered, and none is reset; later ones are refused.
+def test_a_stopping_worker_answers_waiting_clients(serve: Serve) -> None:
+    """Clients that have connected when a server is told to stop are answered, not reset; later ones are refused.
 
-    A proxy may then send those who were refused elsewhere. It may not send a POST twice that a host might have read.
+    A proxy can send a refused request to another host. It must not send a POST again that a host might have read.
     """
     server = serve(WEB_CONCURRENCY="1")
     token, body, [worker] = add(server, coefficient=1000), photo("chelsea"), server.workers
-    os.kill(worker, signal.SIGSTOP)  # so that they wait
+    os.kill(worker, signal.SIGSTOP)  # so that the clients wait
     waiting = [http.client.HTTPConnection("127.0.0.1", server.port, timeout=60) for _ in range(6)]
     for connection in waiting:
         connection.request("POST", OBJECTS, body, {"Authorization": f"Bearer {token}"})
@@ -170,3 +173,23 @@ def test_who_waits_when_it_stops_is_answered(serve: Serve) -> None:
     assert server.process.wait(60) == 0
     with pytest.raises(ConnectionRefusedError):
         call(server.port, "/health/live")
+
+
+@pytest.fixture
+def switch_interval() -> Iterator[float]:
+    """Python's own switch interval, which the test may change."""
+    interval = sys.getswitchinterval()
+    yield interval
+    sys.setswitchinterval(interval)
+
+
+def test_a_stopping_worker_switches_threads_sooner(switch_interval: float) -> None:
+    """A worker that stops waits 10 us for busy threads, not 5 ms: in that time clients could still connect."""
+    config = Config()
+    worker = FairWorker(1, os.getpid(), [], None, 30, config, Logger(config))
+    worker.set_accept_enabled(True)
+    assert sys.getswitchinterval() == switch_interval
+    worker.alive = False
+    worker.set_accept_enabled(False)
+    assert sys.getswitchinterval() == pytest.approx(1e-5)
+    worker.tmp.close()
