@@ -1,10 +1,10 @@
-"""A client of Augu API for a program in Python: this file alone, and the standard library.
+"""A Python client of Augu API. This file needs only the standard library, and can be copied into a project.
 
     client = Client("http://127.0.0.1:8000", token)
     for item in client.objects("photo.png", min_score=60).objects:
         print(item.name, item.score, item.x, item.y, item.width, item.height)
 
-Every method raises CallFailed if it gets no answer or another one than 200.
+Every method raises CallFailed unless it gets the reply 200.
 """
 
 import json
@@ -29,22 +29,22 @@ from typing import Any, Protocol, TypeVar
 from urllib.parse import urlencode, urlsplit
 
 OBJECTS = "/images/classify/objects"
-SIGNATURE, END = b"\x89PNG\r\n\x1a\n", b"\0\0\0\0IEND\xae\x42\x60\x82"
+PNG_SIGNATURE, PNG_END = b"\x89PNG\r\n\x1a\n", b"\0\0\0\0IEND\xae\x42\x60\x82"
 MAX_JSON = 1 << 20  # bytes
-MAX_PICTURE = 1 << 27  # bytes; 25 million pixels are 75 MB before compression
+MAX_PNG = 1 << 27  # bytes; 25 million pixels are 75 MB before compression
 URL = re.compile(r"https?://[^\s/?#@]+(/[^\s?#]*)?")
 TOKEN = re.compile(r"[A-Za-z0-9._~+/=-]+")  # RFC 6750
-WHOLE = re.compile(r"[0-9]{1,9}")
-AGAIN = (429, 503)
+NUMBER = re.compile(r"[0-9]{1,9}")
+RETRIED = (429, 503)
 
 T = TypeVar("T")
 
 
 class CallFailed(Exception):
-    """A call without the answer that it asked for.
+    """A call that failed.
 
-    `status` is the reply's, None if none came; `error` names the kind of failure, `message` says it in a sentence,
-    `details` has the reasons by field if the service gave any, `retry_after` the whole seconds to wait if it said so.
+    `status` is the status of the reply, or None without a reply; `error` is a short name and `message` a sentence.
+    `details` has the reasons by field, and `retry_after` the whole seconds to wait, if the service sent them.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class CallFailed(Exception):
 
 @dataclass(frozen=True)
 class Quota:
-    """The caller's window of 60 seconds: the cap, the requests left, the whole seconds until it ends."""
+    """The caller's window of 60 seconds: requests allowed, requests left, and whole seconds until the window ends."""
 
     limit: int
     remaining: int
@@ -71,7 +71,7 @@ class Quota:
 
 @dataclass(frozen=True)
 class Item:
-    """One object. Its box is in pixels of the stored image from the top-left corner, its score in percent."""
+    """One object: its box in pixels from the top-left corner of the stored image, and its score in percent."""
 
     name: str
     x: float
@@ -83,7 +83,7 @@ class Item:
 
 @dataclass(frozen=True)
 class Objects:
-    """What is in a photo, best score first; `took` is the milliseconds that the service needed."""
+    """The objects in a photo, best score first; `took` is how many milliseconds the detection took."""
 
     objects: tuple[Item, ...]
     took: int
@@ -92,7 +92,7 @@ class Objects:
 
 @dataclass(frozen=True)
 class Session:
-    """The caller's account; the cap of a window is 60 times `ratelimit`."""
+    """The caller's account, which allows 60 * `ratelimit` requests in each window."""
 
     id: int
     flags: int
@@ -102,14 +102,14 @@ class Session:
 
 
 class Picture(Protocol):
-    """An image of Pillow, or what saves itself likewise."""
+    """An image of Pillow, or another object with the same `save` method."""
 
     def save(self, fp: BytesIO, format: str) -> object:
-        """Write the image to a file, in a format of this name."""
+        """Write the image to a file, in the format of this name."""
 
 
 Photo = bytes | str | PathLike[str] | Picture
-"""The bytes of a PNG, the path of one, or an image of Pillow, which is sent as a PNG."""
+"""The bytes of a PNG, the path of a PNG, or an image of Pillow, which is sent as a PNG."""
 
 
 @dataclass(frozen=True)
@@ -119,8 +119,8 @@ class _Reply:
     body: bytes
 
     def number(self, header: str) -> int | None:
-        """The whole number in a header, if it is one."""
-        found = WHOLE.fullmatch(self.headers.get(header, ""))
+        """The number in a header, or None."""
+        found = NUMBER.fullmatch(self.headers.get(header, ""))
         return int(found[0]) if found else None
 
     @property
@@ -131,18 +131,19 @@ class _Reply:
 
 @dataclass(frozen=True)
 class Client:
-    """The service at an address, for the bearer of a token. Threads may share one: each call has its own connection.
+    """A client of the service at `url`. Threads can share one, because each call opens its own connection.
 
-    After a reply of 429 or 503 the call is made again when its Retry-After is over, at most `retries` times and only
-    if that is within `patience` seconds of the call's start. No other failure is tried again, a ban neither.
-    `timeout` is in seconds without a byte. Redirects are not followed: the token is for this address alone.
+    A reply of 429 or 503 is retried after the seconds in its Retry-After, at most `retries` times, and only if the
+    retry starts within `max_wait` seconds of the call. Other failures are not retried, nor is a ban.
+    `timeout` is how many seconds to wait for the next byte. Redirects are not followed, as only this address may see
+    the token.
     """
 
     url: str
     token: str = field(repr=False)
     _: KW_ONLY
     retries: int = 3
-    patience: float = 90.0
+    max_wait: float = 90.0
     timeout: float = 30.0
     user_agent: str = "augu-api-client"
     sleep: Callable[[float], object] = field(default=time.sleep, repr=False)
@@ -150,9 +151,9 @@ class Client:
 
     def __post_init__(self) -> None:
         if not URL.fullmatch(self.url) or urlsplit(self.url).port == 0:
-            raise ValueError("The url is to be like https://host:port, and without a password.")
-        if not TOKEN.fullmatch(self.token):  # http.client's own complaint would show it
-            raise ValueError("The token is empty, or has a character that no token has.")
+            raise ValueError("The url must look like https://host:port and contain no password.")
+        if not TOKEN.fullmatch(self.token):  # http.client would show it in its message
+            raise ValueError("The token is empty or contains an invalid character.")
 
     def objects(
         self,
@@ -162,9 +163,9 @@ class Client:
         limit: int | None = None,
         names: str | Iterable[str] | None = None,
     ) -> Objects:
-        """Find the objects in a photo; a parameter that is not given has the service's own default.
+        """Find the objects in a photo. The service has its own defaults for the parameters.
 
-        Raises CallFailed, and ValueError if the photo is a file of another kind than PNG.
+        Raises CallFailed, and ValueError if the photo is a file but not a PNG.
         """
         reply = self._detect(photo, "application/json", MAX_JSON, min_score=min_score, limit=limit, names=names)
         return self._parsed(reply, _objects)
@@ -177,89 +178,91 @@ class Client:
         limit: int | None = None,
         names: str | Iterable[str] | None = None,
     ) -> bytes:
-        """Draw the boxes of the objects in a photo over it; a PNG. Raises what `objects` raises."""
-        reply = self._detect(photo, "image/png", MAX_PICTURE, min_score=min_score, limit=limit, names=names)
-        if not (reply.body.startswith(SIGNATURE) and reply.body.endswith(END)):
-            raise self._strange(reply.status, "this is not a whole PNG")
+        """The photo as a PNG with the boxes of its objects drawn. Raises the same as `objects`."""
+        reply = self._detect(photo, "image/png", MAX_PNG, min_score=min_score, limit=limit, names=names)
+        if not (reply.body.startswith(PNG_SIGNATURE) and reply.body.endswith(PNG_END)):
+            raise self._unexpected(reply.status, "this is not a whole PNG")
         return reply.body
 
     def session(self) -> Session:
-        """The caller's own account. Raises CallFailed."""
+        """The caller's account. Raises CallFailed."""
         return self._parsed(self._call("GET", "/session", {}), _session)
 
     def names(self) -> tuple[str, ...]:
-        """The categories that the service knows. Raises CallFailed."""
+        """The names of the categories that the service detects. Raises CallFailed."""
         return self._parsed(self._call("GET", f"{OBJECTS}/names", {}), lambda data, _: _texts(data["names"]))
 
-    def _detect(self, photo: Photo, accept: str, most: int, **parameters: Any) -> _Reply:
+    def _detect(self, photo: Photo, accept: str, max_bytes: int, **parameters: Any) -> _Reply:
         names = parameters["names"]
         if names is not None and not isinstance(names, str):
             parameters["names"] = ",".join(names)
         query = urlencode({name: value for name, value in parameters.items() if value is not None})
         headers = {"Content-Type": "image/png", "Accept": accept}
-        return self._call("POST", f"{OBJECTS}?{query}", headers, _png_of(photo), most)
+        return self._call("POST", f"{OBJECTS}?{query}", headers, _png_of(photo), max_bytes)
 
     def _call(
-        self, method: str, path: str, headers: dict[str, str], body: bytes | None = None, most: int = MAX_JSON
+        self, method: str, path: str, headers: dict[str, str], body: bytes | None = None, max_bytes: int = MAX_JSON
     ) -> _Reply:
-        """The reply of status 200, once there is one."""
-        retries, deadline = self.retries, self.clock() + self.patience
-        while (reply := self._once(method, path, headers, body, most)).status != 200:
-            wait = reply.number("Retry-After") if reply.status in AGAIN else None
+        """The reply with status 200, after retries if necessary."""
+        retries, deadline = self.retries, self.clock() + self.max_wait
+        while (reply := self._once(method, path, headers, body, max_bytes)).status != 200:
+            wait = reply.number("Retry-After") if reply.status in RETRIED else None
             if wait is None or retries <= 0 or self.clock() + wait > deadline:
                 raise self._failure(reply)
             retries -= 1
             self.sleep(wait)
         return reply
 
-    def _once(self, method: str, path: str, headers: dict[str, str], body: bytes | None, most: int) -> _Reply:
+    def _once(self, method: str, path: str, headers: dict[str, str], body: bytes | None, max_bytes: int) -> _Reply:
         address = urlsplit(self.url)
         kind = HTTPSConnection if address.scheme == "https" else HTTPConnection
         connection = kind(address.hostname or "", address.port, timeout=self.timeout)
-        ours = {"Authorization": f"Bearer {self.token}", "User-Agent": self.user_agent}
+        own = {"Authorization": f"Bearer {self.token}", "User-Agent": self.user_agent}
         try:
             connection.connect()
-            with suppress(BrokenPipeError, ConnectionResetError):  # a refusal may come before all of a body is sent
-                connection.request(method, address.path.rstrip("/") + path, body, headers | ours)
+            with suppress(
+                BrokenPipeError, ConnectionResetError
+            ):  # the service may refuse the request before the whole body is sent
+                connection.request(method, address.path.rstrip("/") + path, body, headers | own)
             with connection.getresponse() as response:
-                return _Reply(response.status, response.headers, self._read(response, most))
+                return _Reply(response.status, response.headers, self._read(response, max_bytes))
         except OSError as error:
             raise CallFailed(None, "No reply", f"{self.url} did not answer: {error}") from None
-        except HTTPException:  # its text would be the server's
-            raise CallFailed(None, "No reply", f"{self.url} broke off, or did not answer in HTTP.") from None
+        except HTTPException:  # its message would quote the server
+            raise CallFailed(None, "No reply", f"{self.url} sent an incomplete reply, or none in HTTP.") from None
         finally:
             connection.close()
 
-    def _read(self, response: HTTPResponse, most: int) -> bytes:
-        """The reply's body, which is read only as far as it may be long."""
-        body = response.read(most + 1) if (response.length or 0) <= most else None
-        if body is None or len(body) > most:
-            raise self._strange(response.status, f"this is more than {most} bytes")
+    def _read(self, response: HTTPResponse, max_bytes: int) -> bytes:
+        """The reply's body, of which no more is read than is allowed."""
+        body = response.read(max_bytes + 1) if (response.length or 0) <= max_bytes else None
+        if body is None or len(body) > max_bytes:
+            raise self._unexpected(response.status, f"this is more than {max_bytes} bytes")
         if response.length:
             raise IncompleteRead(body, response.length)
         return body
 
     def _envelope(self, reply: _Reply) -> dict[str, Any]:
-        """The reply's JSON object, without our token if something on the way echoes it. Raises CallFailed."""
+        """The reply's JSON object; if a proxy echoes the token, it is removed. Raises CallFailed."""
         with suppress(ValueError, RecursionError):
             body = json.loads(reply.body.replace(self.token.encode(), b"..."))
             if isinstance(body, dict) and body.get("statusCode") == reply.status:
                 return body
-        why = "this redirects, which is not followed" if 300 <= reply.status < 400 else "this is not its JSON"
-        raise self._strange(reply.status, why, reply.number("Retry-After"))
+        why = "this is a redirect, which is not followed" if 300 <= reply.status < 400 else "this is not its JSON"
+        raise self._unexpected(reply.status, why, reply.number("Retry-After"))
 
     def _parsed(self, reply: _Reply, parse: Callable[[Any, _Reply], T]) -> T:
         try:
             return parse(self._envelope(reply)["data"], reply)
         except (LookupError, TypeError, ValueError, ArithmeticError):
-            raise self._strange(reply.status, "this is not its data") from None
+            raise self._unexpected(reply.status, "this is not its data") from None
 
     def _failure(self, reply: _Reply) -> CallFailed:
         body = self._envelope(reply)
         error, message = str(body.get("error")), str(body.get("message"))
         return CallFailed(reply.status, error, message, body.get("details"), reply.number("Retry-After"))
 
-    def _strange(self, status: int, why: str, retry_after: int | None = None) -> CallFailed:
+    def _unexpected(self, status: int, why: str, retry_after: int | None = None) -> CallFailed:
         message = f"{self.url} does not answer as Augu API does: {why}."
         return CallFailed(status, responses.get(status, "Unknown"), message, retry_after=retry_after)
 
@@ -271,8 +274,10 @@ def _png_of(photo: Photo) -> bytes:
         file = BytesIO()
         photo.save(file, "PNG")
         photo = file.getvalue()
-    if not photo.startswith(SIGNATURE):
-        raise ValueError("Not a PNG, and the service takes nothing else. Open it with Pillow, and give that image.")
+    if not photo.startswith(PNG_SIGNATURE):
+        raise ValueError(
+            "Not a PNG, the only format that the service accepts. Open it with Pillow and pass that image."
+        )
     return photo
 
 

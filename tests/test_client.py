@@ -1,4 +1,4 @@
-"""The client in Python, against the real application, and against servers and middlemen that misbehave."""
+"""The Python client, against the real application, and against servers and proxies that misbehave."""
 
 import os
 import subprocess
@@ -38,7 +38,7 @@ CLIENT = ROOT / "augu_api" / "client.py"
 
 @dataclass
 class Time:
-    """A clock that only sleep moves."""
+    """A clock that only `sleep` advances."""
 
     now: float = 1000.0
     slept: list[float] = field(default_factory=list)
@@ -52,7 +52,7 @@ class Time:
 
 
 def never(seconds: float) -> None:
-    raise AssertionError("this must not be waited for")
+    raise AssertionError("the client must not wait here")
 
 
 # --- the application
@@ -60,7 +60,7 @@ def never(seconds: float) -> None:
 
 @contextmanager
 def listening(app: Flask) -> Iterator[str]:
-    """The application behind a real server; its address."""
+    """The address of a real server of the application."""
     server = make_server("127.0.0.1", 0, app, threaded=True)
     with running(server):
         yield f"http://127.0.0.1:{server.port}"
@@ -74,7 +74,7 @@ def url(app: Flask) -> Iterator[str]:
 
 @pytest.fixture
 def api(url: str, add_user: AddUser) -> Client:
-    """A client of the application, which would not wait."""
+    """A client of the application; a test in which it waits fails."""
     return Client(url, bare(add_user()), sleep=never)
 
 
@@ -83,7 +83,7 @@ def bare(authorization: str) -> str:
 
 
 def test_objects(api: Client, png: bytes) -> None:
-    """What the detector found comes as frozen values, with what is left of the quota."""
+    """The detected objects arrive as frozen values, together with the rest of the quota."""
     found = api.objects(png)
     assert found == Objects(
         (Item("person", 1.23, 2.35, 5.56, 5.54, 89.33), Item("cat", 0, 0, 8, 8, 50)), found.took, found.quota
@@ -106,13 +106,13 @@ def test_objects(api: Client, png: bytes) -> None:
     ],
 )
 def test_parameters(api: Client, png: bytes, parameters: dict[str, Any], expected: list[str]) -> None:
-    """Each parameter does what the endpoint says, for the objects as for the picture."""
+    """Each parameter does what the endpoint documents, both for the objects and for the annotated photo."""
     assert [item.name for item in api.objects(png, **parameters).objects] == expected
     assert api.annotated(png, **parameters).startswith(b"\x89PNG")
 
 
 def test_photos(api: Client, detector: FakeDetector, tmp_path: Path) -> None:
-    """A photo is bytes, a path, or an image of Pillow, whatever file that was opened from."""
+    """A photo is bytes, a path, or an image of Pillow, whatever the format of its file."""
     image, jpeg = Image.new("RGB", (7, 5), "navy"), BytesIO()
     image.save(jpeg, "JPEG")
     path = tmp_path / "photo.png"
@@ -124,13 +124,13 @@ def test_photos(api: Client, detector: FakeDetector, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("photo", [b"", b"\xff\xd8\xff\xe0 a JPEG", b"iVBORw0KGgo="])
 def test_no_png(photo: bytes) -> None:
-    """A file of another kind is refused before anything is sent, with what can be done."""
+    """A file in another format is refused before anything is sent, and the message says what to do."""
     with pytest.raises(ValueError, match=r"Not a PNG, .* Pillow"):
         Client(f"http://127.0.0.1:{free_port()}", TOKEN).objects(photo)
 
 
 def test_annotated(api: Client, detector: FakeDetector) -> None:
-    """The picture is the photo with the boxes that were asked for."""
+    """The annotated photo has the boxes that were requested."""
     photo = Image.new("RGB", (64, 64), "navy")
     detector.found = [Detection("cat", (10, 30, 50, 60), 0.9)]
     with Image.open(BytesIO(api.annotated(photo))) as picture:
@@ -141,7 +141,7 @@ def test_annotated(api: Client, detector: FakeDetector) -> None:
 
 
 def test_session_and_names(url: str, add_user: AddUser) -> None:
-    """The caller's account and the categories."""
+    """The caller's account and the categories can be read."""
     api = Client(url + "/", bare(add_user(id=2**63 - 1, coefficient=0.5)))
     session = api.session()
     assert (session.id, session.ratelimit, session.flags) == (2**63 - 1, 0.5, BOTH | DEFAULT_FLAGS)
@@ -152,7 +152,7 @@ def test_session_and_names(url: str, add_user: AddUser) -> None:
 
 
 def test_threads(url: str, add_user: AddUser, png: bytes) -> None:
-    """Threads may share a client: each of their calls gets its own reply."""
+    """Threads can share a client: each call gets its own reply."""
     api, limits = Client(url, bare(add_user())), [1, 2, 3] * 10
     with ThreadPoolExecutor(8) as threads:
         replies = list(threads.map(lambda limit: api.objects(png, min_score=0, limit=limit), limits))
@@ -171,7 +171,7 @@ def refused(call: Callable[[], object], status: int | None) -> CallFailed:
 
 
 def test_400(api: Client, png: bytes) -> None:
-    """A bad photo or parameter is a failure whose details name the field and the reason."""
+    """With a bad photo or parameter the call fails, and the details name the field and the reason."""
     failure = refused(lambda: api.objects(png[:-20]), 400)
     assert (failure.error, failure.message) == ("Bad request", "Invalid request body.")
     assert (failure.details, failure.retry_after) == ({"data": ["Truncated PNG image."]}, None)
@@ -180,12 +180,12 @@ def test_400(api: Client, png: bytes) -> None:
 
 
 def test_401(url: str, png: bytes) -> None:
-    """A token that is not valid."""
+    """With an invalid token the call fails."""
     assert str(refused(lambda: Client(url, TOKEN).objects(png), 401)) == "401 Unauthorized: You are not authorized."
 
 
 def test_401_for_a_large_photo(serve: Serve) -> None:
-    """A server that refuses a body without reading it is understood, though it hangs up while that is sent."""
+    """The reply of a server that refuses a body without reading it is read, although sending the body fails."""
     server = serve(WEB_CONCURRENCY="1")
     photo = b"\x89PNG\r\n\x1a\n" + bytes(64 * 2**20)
     for _ in range(5):
@@ -193,13 +193,13 @@ def test_401_for_a_large_photo(serve: Serve) -> None:
 
 
 def test_403(api: Client, url: str, add_user: AddUser, png: bytes) -> None:
-    """A user without the flags is told so."""
+    """A user without the flags gets a message that says so."""
     failure = refused(lambda: replace(api, token=bare(add_user("bob", DEFAULT_FLAGS))).objects(png), 403)
     assert failure.message.startswith("You do not have the flag required")
 
 
 def test_a_ban(api: Client, service: Service, png: bytes) -> None:
-    """A banned user is told for how long, and the call is not made again."""
+    """A banned user learns for how long, and the call is not retried."""
     with Session(service.engine) as session, session.begin():
         accounts.ban(accounts.find(session, "alice"), 600)
     failure = refused(lambda: api.objects(png), 403)
@@ -208,7 +208,7 @@ def test_a_ban(api: Client, service: Service, png: bytes) -> None:
 
 
 def test_429_then_200(api: Client, service: Service, add_user: AddUser, png: bytes) -> None:
-    """Past the cap the call is made again once the window has ended, as Retry-After says."""
+    """After the last request of the quota the call is retried when the window has ended, as Retry-After says."""
     waited = []
 
     def window_ends(seconds: float) -> None:
@@ -226,7 +226,7 @@ def test_429_then_200(api: Client, service: Service, add_user: AddUser, png: byt
 
 
 class HeldDetector(FakeDetector):
-    """Detects nothing until it is let go."""
+    """Does not finish a detection until it is released."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -239,7 +239,7 @@ class HeldDetector(FakeDetector):
 
 
 def test_503_then_200(make_app: MakeApp, settings: Settings, png: bytes) -> None:
-    """When the line is full the call is made again a second later, and was not counted before."""
+    """Without a free slot the call is retried a second later, and the refused request is not counted."""
     detector, waited = HeldDetector(), []
     app = make_app(replace(settings, queue=1), detector)
     token = bare(add_user_to(app.extensions[KEY]))
@@ -249,27 +249,27 @@ def test_503_then_200(make_app: MakeApp, settings: Settings, png: bytes) -> None
         others.append(threads.submit(Client(url, token, retries=0).objects, png))
         wait_until(lambda: api_session_remaining(app) == 46)
 
-        def line_empties(seconds: float) -> None:
+        def slot_is_released(seconds: float) -> None:
             waited.append(seconds)
             detector.go.set()
             for other in others:
                 other.result(60)
 
-        found = Client(url, token, sleep=line_empties).objects(png)
+        found = Client(url, token, sleep=slot_is_released).objects(png)
     assert waited == [1]
     assert found.quota is not None
     assert found.quota.remaining == 45
 
 
 def api_session_remaining(app: Flask) -> int:
-    """What is left to the one user, without asking."""
+    """The remaining requests of the only user, read without a request."""
     service = app.extensions[KEY]
     with Session(service.engine) as session:
         remaining: int = service.quotas.left(accounts.find(session, "alice")).remaining
     return remaining
 
 
-# --- servers and middlemen that misbehave
+# --- servers and proxies that misbehave
 
 
 BUSY = envelope(503, '"error":"Service Unavailable","message":"Busy."')
@@ -283,12 +283,12 @@ NAMES = http(200, envelope(200, LISTED))
         ({}, [7, 7, 7]),
         ({"retries": 5}, [7] * 5),
         ({"retries": 0}, []),
-        ({"retries": 5, "patience": 20}, [7, 7]),
-        ({"retries": 5, "patience": 6.9}, []),
+        ({"retries": 5, "max_wait": 20}, [7, 7]),
+        ({"retries": 5, "max_wait": 6.9}, []),
     ],
 )
-def test_patience(options: dict[str, Any], slept: list[float]) -> None:
-    """The call is made again only so often, and only if the wait ends in time; then the last failure is told."""
+def test_max_wait(options: dict[str, Any], slept: list[float]) -> None:
+    """The call is retried at most `retries` times and within `max_wait` seconds; then the last failure is raised."""
     fake = Time()
     with canned(http(503, BUSY, "Retry-After: 7")) as server:
         api = Client(server.url, TOKEN, sleep=fake.sleep, clock=fake.clock, **options)
@@ -299,8 +299,8 @@ def test_patience(options: dict[str, Any], slept: list[float]) -> None:
 
 
 @pytest.mark.parametrize("status", [429, 503])
-def test_a_middleman_that_asks_to_wait(status: int) -> None:
-    """A proxy's page with a Retry-After is waited for as well."""
+def test_a_proxy_that_asks_to_wait(status: int) -> None:
+    """The Retry-After of a proxy's page is respected too."""
     fake = Time()
     with canned(http(status, HTML, "Retry-After: 2"), NAMES) as server:
         assert Client(server.url, TOKEN, sleep=fake.sleep).names() == ("cat",)
@@ -308,8 +308,8 @@ def test_a_middleman_that_asks_to_wait(status: int) -> None:
 
 
 @pytest.mark.parametrize("status", [301, 400, 401, 403, 404, 408, 500, 502, 504])
-def test_no_other_status_is_tried_again(status: int) -> None:
-    """Whatever its Retry-After says."""
+def test_no_other_status_is_retried(status: int) -> None:
+    """Other failures are not retried, whatever their Retry-After says."""
     with canned(http(status, envelope(status, '"error":"E","message":"M."'), "Retry-After: 1"), NAMES) as server:
         failure = refused(Client(server.url, TOKEN, sleep=never).names, status)
     assert (failure.error, failure.message, failure.retry_after) == ("E", "M.", 1)
@@ -317,12 +317,12 @@ def test_no_other_status_is_tried_again(status: int) -> None:
 
 @pytest.mark.parametrize("wait", ["", "soon", "-1", "1.5", "٣", "9" * 10, "Fri, 31 Dec 1999 23:59:59 GMT"])
 def test_no_number_of_seconds(wait: str) -> None:
-    """Without a number in Retry-After nothing is waited for."""
+    """Without a number in Retry-After the call is not retried."""
     with canned(http(503, BUSY, f"Retry-After: {wait}"), NAMES) as server:
         assert refused(Client(server.url, TOKEN, sleep=never).names, 503).retry_after is None
 
 
-STRANGE = {
+UNEXPECTED = {
     "a proxy's page": http(502, HTML, "Content-Type: text/html"),
     "another page": http(200, HTML, "Content-Type: text/html"),
     "no body": http(204, b""),
@@ -342,9 +342,9 @@ STRANGE = {
 }
 
 
-@pytest.mark.parametrize("reply", STRANGE.values(), ids=STRANGE)
-def test_who_is_not_augu(reply: bytes) -> None:
-    """A reply that is not the service's is a failure which says so, and shows nothing of it."""
+@pytest.mark.parametrize("reply", UNEXPECTED.values(), ids=UNEXPECTED)
+def test_an_unexpected_reply(reply: bytes) -> None:
+    """A reply that is not from the service fails the call with a message that says so and does not quote it."""
     with canned(reply) as server:
         failure = refused(Client(server.url, TOKEN, sleep=never).names, int(reply.split()[1]))
     assert failure.message.startswith(f"{server.url} does not answer as Augu API does: this ")
@@ -357,13 +357,13 @@ def test_who_is_not_augu(reply: bytes) -> None:
     ['{"objects":[{"name":"cat"}],"took":1}', '{"objects":{},"took":"?"}', '{"objects":[],"took":Infinity}', "3"],
 )
 def test_other_objects(png: bytes, data: str) -> None:
-    """Objects of another shape are a failure too."""
+    """Objects of an unexpected shape fail the call too."""
     with canned(http(200, envelope(200, f'"data":{data}'))) as server:
         refused(lambda: Client(server.url, TOKEN).objects(png), 200)
 
 
 def test_objects_may_grow(png: bytes) -> None:
-    """What a later service adds is left alone, and a reply without the quota is a reply."""
+    """Fields that a later service adds are ignored, and a reply without the quota is accepted."""
     item = '{"name":"cat","x":0,"y":1,"width":2,"height":3,"score":4,"colour":"black"}'
     with canned(http(200, envelope(200, f'"data":{{"objects":[{item}],"took":5,"model":"x"}}'))) as server:
         found = Client(server.url, TOKEN).objects(png)
@@ -372,7 +372,7 @@ def test_objects_may_grow(png: bytes) -> None:
 
 @pytest.mark.parametrize("body", [HTML, b"\x89PNG\r\n\x1a\n", NAMES])
 def test_no_picture(png: bytes, body: bytes) -> None:
-    """Only a whole PNG is a picture."""
+    """Only a whole PNG is accepted as an annotated photo."""
     with canned(http(200, body)) as server:
         assert refused(lambda: Client(server.url, TOKEN).annotated(png), 200).message.endswith("not a whole PNG.")
 
@@ -391,7 +391,7 @@ BROKEN = {
 
 @pytest.mark.parametrize("reply", BROKEN.values(), ids=BROKEN)
 def test_a_broken_reply(reply: bytes) -> None:
-    """A reply that breaks off or is not HTTP is a failure without a status, and not tried again."""
+    """An incomplete reply, or one that is not HTTP, fails the call without a status, and is not retried."""
     with canned(reply) as server:
         failure = refused(Client(server.url, TOKEN, sleep=never).names, None)
     assert failure.error == "No reply"
@@ -399,16 +399,16 @@ def test_a_broken_reply(reply: bytes) -> None:
     assert len(server.seen) == 1
 
 
-def test_nobody_listens() -> None:
-    """Nor is a connection that is refused."""
+def test_a_refused_connection() -> None:
+    """A refused connection fails the call, and is not retried."""
     failure = refused(Client(f"http://127.0.0.1:{free_port()}", TOKEN, sleep=never).names, None)
     assert str(failure).startswith("No reply: http://127.0.0.1:")
     assert "refused" in failure.message
 
 
 def test_a_server_that_hangs() -> None:
-    """Who sends nothing for `timeout` seconds has failed."""
-    with ThreadingTCPServer(("127.0.0.1", 0), StreamRequestHandler) as server:  # accepts, and nobody answers
+    """A server that sends nothing for `timeout` seconds fails the call."""
+    with ThreadingTCPServer(("127.0.0.1", 0), StreamRequestHandler) as server:  # accepts and never answers
         api = Client(f"http://127.0.0.1:{server.server_address[1]}", TOKEN, timeout=0.2, sleep=never)
         assert "timed out" in refused(api.names, None).message
 
@@ -422,7 +422,7 @@ def test_a_redirect_to_another_host(png: bytes, status: int) -> None:
     with canned(NAMES) as other, canned(http(status, HTML, f"Location: {other.url}/")) as server:
         api = Client(server.url, TOKEN)
         for call in (api.names, api.session, lambda: api.objects(png)):
-            assert "redirects" in refused(call, status).message
+            assert "redirect" in refused(call, status).message
     assert len(server.seen) == 3
     assert other.seen == []
 
@@ -440,7 +440,7 @@ ECHOES = {
 
 @pytest.mark.parametrize("reply", ECHOES.values(), ids=ECHOES)
 def test_the_token_is_never_shown(reply: bytes) -> None:
-    """Whatever a server echoes, the token is in no failure, no traceback and no repr."""
+    """Whatever a server echoes, the token appears in no message, traceback or repr."""
     with canned(reply) as server:
         api = Client(server.url, TOKEN)
         with pytest.raises(CallFailed) as caught:
@@ -452,7 +452,7 @@ def test_the_token_is_never_shown(reply: bytes) -> None:
 
 @pytest.mark.parametrize("extra", ["\n", "\r\nX-Forged: 1", " ", "é", "\0"])
 def test_no_token(extra: str) -> None:
-    """What cannot be a token is refused at once, and not shown."""
+    """A string that cannot be a token is refused at once, and not shown."""
     with pytest.raises(ValueError, match="The token") as caught:
         Client("http://127.0.0.1", TOKEN + extra)
     assert TOKEN not in "".join(traceback.format_exception(caught.value))
@@ -469,13 +469,13 @@ def test_no_token(extra: str) -> None:
     ],
 )
 def test_no_url(url: str) -> None:
-    """An address that no call could use is refused at once."""
+    """An address that cannot be used is refused at once."""
     with pytest.raises(ValueError, match=r"url|Port|port|IPv6"):
         Client(url, TOKEN)
 
 
 def test_a_path_in_front() -> None:
-    """The service may lie below a path."""
+    """The service can be served below a path."""
     with canned(NAMES) as server:
         assert Client(f"{server.url}/augu/", TOKEN, user_agent="bot/1").names() == ("cat",)
     assert server.seen[0].startswith(b"GET /augu/images/classify/objects/names HTTP/1.1\r\n")
@@ -483,7 +483,7 @@ def test_a_path_in_front() -> None:
 
 
 def test_certificates(tmp_path: Path) -> None:
-    """Over TLS a certificate of an authority that the machine trusts is asked for."""
+    """Over TLS the server needs a certificate that the machine trusts."""
     authority, context = needed("trustme").CA(), SSLContext(PROTOCOL_TLS_SERVER)
     authority.issue_cert("127.0.0.1").configure_cert(context)
     authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
@@ -499,13 +499,18 @@ def test_certificates(tmp_path: Path) -> None:
 # --- the file
 
 
-def loads(code: str, *options: str) -> set[str]:
-    """The modules beyond the standard library that Python has loaded after some code."""
+def loads(code: str) -> set[str]:
+    """The modules outside the standard library that some code imports."""
     code = f"import sys; before = set(sys.modules)\n{code}\nprint(*set(sys.modules) - before)"
-    loaded = subprocess.check_output([sys.executable, *options, "-c", code], cwd=ROOT, text=True).split()
+    loaded = subprocess.check_output([sys.executable, "-c", code], cwd=ROOT, text=True).split()
     return {name for name in loaded if name.partition(".")[0] not in sys.stdlib_module_names}
 
 
 def test_the_file_stands_alone() -> None:
-    """Wherever it is copied to, it needs the standard library and nothing else."""
+    """A copy of the file needs only the standard library."""
     assert loads("sys.path[:0] = ['augu_api']\nimport client") == {"client"}
+
+
+def test_the_import_is_light() -> None:
+    """Importing the client from the package loads nothing else of the package, and no other package."""
+    assert loads("import augu_api.client") == {"augu_api", "augu_api.client"}
