@@ -1,4 +1,4 @@
-"""`augu-api usage`: what it counts of a request log, and that nothing in a log can lead it astray."""
+"""`augu-api usage`: what it counts in a request log, and that nothing in a log can mislead it."""
 
 import io
 import json
@@ -25,8 +25,8 @@ Run = Callable[..., Result]
 NOON = datetime(2026, 11, 24, 12, tzinfo=UTC)
 
 
-def line(**said: Any) -> bytes:
-    """A line as the service writes it, changed by `said`."""
+def line(**changes: Any) -> bytes:
+    """A line as the service writes it, with some fields changed."""
     fields = {
         "time": NOON.isoformat(),
         "level": "INFO",
@@ -40,7 +40,7 @@ def line(**said: Any) -> bytes:
         "status": 200,
         "milliseconds": 20.0,
     }
-    return json.dumps(fields | said).encode() + b"\n"
+    return json.dumps(fields | changes).encode() + b"\n"
 
 
 def rows_of(log: bytes, since: datetime | None = None) -> list[dict[str, Any]]:
@@ -65,7 +65,7 @@ def done(result: Result) -> str:
 
 
 def test_the_services_own_log(tmp_path: Path, run: Run) -> None:
-    """The log of a real application is understood, each of its users is named, and all else is skipped."""
+    """The log of a real application is understood, its users are named, and other lines are skipped."""
     command = [sys.executable, "-m", "tests.logged", str(tmp_path / "data")]
     log = subprocess.run(command, cwd=ROOT, capture_output=True, check=True).stdout
     result = run(log, "--json")
@@ -80,7 +80,7 @@ def test_the_services_own_log(tmp_path: Path, run: Run) -> None:
 
 
 def test_table(tmp_path: Path, run: Run) -> None:
-    """As a table, a user is one line; who is not in the database is shown by id, and no database is made to look."""
+    """In a table each user is one line; users outside the database are shown by id, and no database is created."""
     log = line() + line(status=429) + line(status=429) + line(status=503, agent="curl/8") + line(user=None, status=401)
     result = run(log)
     heading, _, *rows = (" ".join(line.split()) for line in done(result).splitlines())
@@ -92,7 +92,7 @@ def test_table(tmp_path: Path, run: Run) -> None:
 
 
 def test_files(tmp_path: Path, run: Run) -> None:
-    """Logs can be named, and several are counted as one; `-` is standard input."""
+    """Several logs can be named and are counted together; `-` is standard input."""
     paths = [tmp_path / "1.log", tmp_path / "2.log"]
     for path in paths:
         path.write_bytes(line())
@@ -112,7 +112,7 @@ def test_files(tmp_path: Path, run: Run) -> None:
     ],
 )
 def test_since(run: Run, since: str, counted: int) -> None:
-    """Only what happened since a moment, or so long ago, is counted; a moment is in UTC unless it says otherwise."""
+    """Only requests after --since are counted; it is in UTC unless it names a zone, or a number of minutes ago."""
     moments = [datetime(2026, 11, 24, 1, tzinfo=UTC), NOON, datetime.now(UTC) + timedelta(days=1)]
     log = b"".join(line(time=moment.isoformat()) for moment in moments)
     [row] = json.loads(done(run(log, "--since", since, "--json")))
@@ -121,7 +121,7 @@ def test_since(run: Run, since: str, counted: int) -> None:
 
 @pytest.mark.parametrize("since", ["yesterday", "5", "5w", "2026-13-01", "٣h", ""])
 def test_bad_since(run: Run, since: str) -> None:
-    """What is no moment is refused as such."""
+    """An invalid time is refused."""
     result = run(line(), "--since", since)
     assert result.exit_code == 2
     assert "--since" in result.stderr
@@ -137,14 +137,14 @@ def test_bad_since(run: Run, since: str) -> None:
     ],
 )
 def test_prefixes(prefix: str) -> None:
-    """What a platform, syslog or a container's log puts before a line is no part of it."""
+    """What a platform, syslog or a container's log writes before a line is ignored."""
     [row] = rows_of(prefix.encode() + line())
     assert row["requests"] == 1
 
 
 @given(st.lists(st.floats(1, 100_000), min_size=1, max_size=200))
 def test_percentiles(milliseconds: list[float]) -> None:
-    """A percentile is right to 2.5 % (and the 0.05 to which it is shown), of fulfilled requests alone."""
+    """A percentile is of successful requests and accurate to 2.5 % (and to 0.05, because it is rounded)."""
     log = b"".join(line(milliseconds=round(ms, 1)) for ms in milliseconds)
     [row] = rows_of(log + line(status=429, milliseconds=1e6) * 300)
     ordered = sorted(round(ms, 1) for ms in milliseconds)
@@ -191,14 +191,14 @@ FORGED = {
 
 @pytest.mark.parametrize("forged", FORGED.values(), ids=FORGED)
 def test_skipped(forged: bytes) -> None:
-    """What is not exactly a line of the request log counts nothing and hides none of its neighbours."""
+    """What is not exactly a line of the request log is not counted, and the lines beside it are."""
     [row] = rows_of(line() + forged + line())
     assert row["requests"] == 2
 
 
 @given(st.binary(max_size=300))
 def test_any_bytes(noise: bytes) -> None:
-    """Whatever a log holds, it is read to its end."""
+    """Whatever a log holds, it is read to the end."""
     used = Usage()
     used.add(usage.lines(io.BytesIO(noise + b"\n" + line())))
     assert used.rows({})[-1]["requests"] == 1
@@ -207,7 +207,7 @@ def test_any_bytes(noise: bytes) -> None:
 
 @pytest.mark.parametrize("agent", ["\x1b[2Jbot", "bot\x1b[2J", "\x9b2J", "bot\u202e/1", "a" * 200, ""])
 def test_nothing_commands_the_terminal(run: Run, agent: str) -> None:
-    """An agent is shown by its product name alone, in plain ASCII."""
+    """Of a User-Agent only the product name is shown, in plain ASCII."""
     shown = done(run(line(agent=agent)))
     assert shown.isascii()
     assert not [c for c in shown if not c.isprintable() and c != "\n"]
@@ -215,14 +215,14 @@ def test_nothing_commands_the_terminal(run: Run, agent: str) -> None:
 
 
 def forged_log(n: int) -> Iterator[bytes]:
-    """For so many users a line of each, and as many of one user with ever new agents and durations."""
+    """A line for each of `n` users, and as many lines of one user with ever new agents and durations."""
     for i in range(n):
         yield line(user=str(i + 1), agent=f"bot{i}/1", milliseconds=i / 7)
         yield line(user="7", agent=f"bot{i}/1", milliseconds=i / 3, status=200 + i % 399)
 
 
 def test_bounded(tmp_path: Path) -> None:
-    """Users, agents and durations that go on and on fill no memory: what is past the bounds is `other`."""
+    """Any number of users, agents and durations needs bounded memory: those past the bounds are counted as `other`."""
     path = tmp_path / "big.log"
     with path.open("wb") as file:
         file.writelines(forged_log(usage.MAX_USERS + 2000))

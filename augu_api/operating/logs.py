@@ -1,10 +1,10 @@
-"""Logs: one JSON object a line, on standard output."""
+"""The log: one JSON object per line, on standard output."""
 
 from logging.config import dictConfig
 
 
 def configure() -> None:
-    """Send every log line of this process to standard output as JSON."""
+    """Write everything that this process logs to standard output as JSON."""
     formatter = {
         "()": "pythonjsonlogger.json.JsonFormatter",
         "fmt": ["asctime", "levelname", "name", "message"],

@@ -1,6 +1,6 @@
-"""Who used the service, and how: its request log, read in one pass and bounded memory.
+"""Statistics of the request log by user, made in one pass and with bounded memory.
 
-Nothing in a log is trusted: a line that is longer than any of ours or not exactly what `ops` writes is skipped.
+A log may hold anything, so a line is skipped if it is too long or not exactly what the request log writes.
 """
 
 import json
@@ -16,18 +16,18 @@ from augu_api.tokens import MAX_ID
 from augu_api.web.monitoring import OTHER, product
 from augu_api.web.request_log import logger
 
-MAX_LINE = 16_384  # bytes: an agent of 200 characters, escaped, and the rest
+MAX_LINE = 16_384  # bytes, enough for an escaped User-Agent of 200 characters and the other fields
 MAX_USERS = 10_000
-MAX_AGENTS = 50  # for each user
-STEP = 1.05  # each bucket of milliseconds ends 5 % above the one before
-LONGEST = 3_600_000  # milliseconds
-PREFIX = re.compile(rb'(?:[^{}"=]{1,200}[:|] )?(?=\{)')  # what syslog, Heroku or a container's log put before a line
+MAX_AGENTS = 50  # per user
+BUCKET_GROWTH = 1.05  # the upper bound of a bucket of latencies, divided by that of the previous one
+MAX_LATENCY = 3_600_000  # milliseconds
+PREFIX = re.compile(rb'(?:[^{}"=]{1,200}[:|] )?(?=\{)')  # what syslog, Heroku or a container's log writes before a line
 ID = re.compile(r"[1-9][0-9]{0,18}")
 NOBODY = "nobody"
 
 
-class Answer(NamedTuple):
-    """One line of the request log; `user` is an id, None for a caller without a valid token."""
+class Entry(NamedTuple):
+    """One line of the request log; `user` is an id, or None for a caller without a valid token."""
 
     time: datetime
     user: int | None
@@ -37,39 +37,39 @@ class Answer(NamedTuple):
 
 
 @dataclass
-class Use:
-    """What is kept of one user's requests: counts of bounded number, and the last moment.
+class UserStatistics:
+    """One user's requests: a bounded number of counts, and the time of the last request.
 
-    A percentile is right to 2.5 %: the buckets of `took`, of fulfilled requests alone, are 5 % wide.
+    `latencies` counts the successful requests in buckets that are 5 % wide, so percentiles are accurate to 2.5 %.
     """
 
     requests: int = 0
     refused: Counter[int] = field(default_factory=Counter)
     agents: Counter[str] = field(default_factory=Counter)
-    took: Counter[int] = field(default_factory=Counter)
+    latencies: Counter[int] = field(default_factory=Counter)
     last: datetime = datetime.min.replace(tzinfo=UTC)
 
-    def add(self, answer: Answer) -> None:
-        """Count an answer."""
+    def add(self, entry: Entry) -> None:
+        """Count a request."""
         self.requests += 1
-        self.last = max(self.last, answer.time)
-        self.agents[_bounded(product(answer.agent), self.agents, MAX_AGENTS, OTHER)] += 1
-        if answer.status >= 400:
-            self.refused[answer.status] += 1
-        elif answer.status < 300:
-            self.took[_bucket(answer.milliseconds)] += 1
+        self.last = max(self.last, entry.time)
+        self.agents[_bounded(product(entry.agent), self.agents, MAX_AGENTS)] += 1
+        if entry.status >= 400:
+            self.refused[entry.status] += 1
+        elif entry.status < 300:
+            self.latencies[_bucket(entry.milliseconds)] += 1
 
     def percentile(self, percent: float) -> float | None:
-        """Within how many milliseconds so many percent of the fulfilled requests were answered."""
-        wanted = math.ceil(self.took.total() * percent / 100)
-        for bucket in sorted(self.took):
-            wanted -= self.took[bucket]
-            if wanted <= 0:
-                return round(float(STEP ** (bucket - 0.5)), 1)
+        """The latency in milliseconds that this share of the successful requests did not exceed."""
+        remaining = math.ceil(self.latencies.total() * percent / 100)
+        for bucket in sorted(self.latencies):
+            remaining -= self.latencies[bucket]
+            if remaining <= 0:
+                return round(float(BUCKET_GROWTH ** (bucket - 0.5)), 1)
         return None
 
     def row(self, name: str) -> dict[str, Any]:
-        """What is shown of it, for JSON."""
+        """The statistics as a row that JSON can hold."""
         return {
             "user": name,
             "requests": self.requests,
@@ -82,27 +82,27 @@ class Use:
 
 
 class Usage:
-    """The use that each user made, of at most 10,000; `read` and `skipped` count lines."""
+    """The statistics of at most 10,000 users; `read` and `skipped` count lines."""
 
     def __init__(self, since: datetime | None = None) -> None:
         self.since = since
-        self.users: dict[int | str | None, Use] = defaultdict(Use)
+        self.users: dict[int | str | None, UserStatistics] = defaultdict(UserStatistics)
         self.read = self.skipped = 0
 
     def add(self, lines: Iterable[bytes | None]) -> None:
-        """Count the lines of a log; None stands for one that was too long."""
+        """Count the lines of a log; None stands for a line that was too long."""
         for line in lines:
             self.read += 1
-            answer = parse(line) if line else None
-            if answer is None:
+            entry = parse(line) if line else None
+            if entry is None:
                 self.skipped += 1
-            elif self.since is None or answer.time >= self.since:
-                self.users[_bounded(answer.user, self.users, MAX_USERS, OTHER)].add(answer)
+            elif self.since is None or entry.time >= self.since:
+                self.users[_bounded(entry.user, self.users, MAX_USERS)].add(entry)
 
     def rows(self, names: dict[int, str]) -> list[dict[str, Any]]:
-        """A row for each user, most requests first, by name where `names` has the id."""
-        most = sorted(self.users.items(), key=lambda item: -item[1].requests)
-        return [use.row(_named(user, names)) for user, use in most]
+        """A row per user, most requests first, with the user's name if `names` has the id."""
+        ranked = sorted(self.users.items(), key=lambda item: -item[1].requests)
+        return [statistics.row(_named(user, names)) for user, statistics in ranked]
 
 
 def _named(user: int | str | None, names: dict[int, str]) -> str:
@@ -111,17 +111,17 @@ def _named(user: int | str | None, names: dict[int, str]) -> str:
     return names.get(user, str(user)) if isinstance(user, int) else user
 
 
-def _bounded(key: Any, known: Any, most: int, other: str) -> Any:
-    return key if key in known or len(known) < most else other
+def _bounded(key: Any, known: Any, limit: int) -> Any:
+    return key if key in known or len(known) < limit else OTHER
 
 
 def _bucket(milliseconds: float) -> int:
-    """The bucket's number; all below a millisecond share the first."""
-    return max(0, math.ceil(math.log(min(max(milliseconds, 1), LONGEST), STEP)))
+    """The number of the bucket; all latencies below a millisecond share the first."""
+    return max(0, math.ceil(math.log(min(max(milliseconds, 1), MAX_LATENCY), BUCKET_GROWTH)))
 
 
 def lines(file: BinaryIO) -> Iterator[bytes | None]:
-    """The lines of a log, and None for each that is longer than any of ours, of which no more is kept."""
+    """The lines of a log, with None in place of each line that is too long; such a line is not kept in memory."""
     while line := file.readline(MAX_LINE):
         if len(line) < MAX_LINE or line.endswith(b"\n"):
             yield line
@@ -131,21 +131,21 @@ def lines(file: BinaryIO) -> Iterator[bytes | None]:
         yield None
 
 
-def parse(line: bytes) -> Answer | None:
-    """What a line of the request log says, or None if it is none."""
+def parse(line: bytes) -> Entry | None:
+    """The entry in a line of a log, or None if it is not a line of the request log."""
     try:
         start = PREFIX.match(line)
-        said = json.loads(line[start.end() :]) if start else {}
-        return _answer(said) if said.get("logger") == logger.name else None
+        record = json.loads(line[start.end() :]) if start else {}
+        return _entry(record) if record.get("logger") == logger.name else None
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return None
 
 
-def _answer(said: dict[str, Any]) -> Answer:
-    """The fields that are counted. Raises ValueError, TypeError or KeyError if one is not as `ops` writes it."""
-    user, agent, status, milliseconds = (said[name] for name in ("user", "agent", "status", "milliseconds"))
-    time = datetime.fromisoformat(said["time"])
-    right = (
+def _entry(record: dict[str, Any]) -> Entry:
+    """The fields that are counted. Raises ValueError, TypeError or KeyError if one is missing or invalid."""
+    user, agent, status, milliseconds = (record[name] for name in ("user", "agent", "status", "milliseconds"))
+    time = datetime.fromisoformat(record["time"])
+    valid = (
         (user is None or (ID.fullmatch(user) and int(user) <= MAX_ID))
         and isinstance(agent, str)
         and type(status) is int
@@ -154,6 +154,6 @@ def _answer(said: dict[str, Any]) -> Answer:
         and 0 <= milliseconds < math.inf
         and time.tzinfo
     )
-    if not right:
+    if not valid:
         raise ValueError
-    return Answer(time, user and int(user), agent, status, milliseconds)
+    return Entry(time, user and int(user), agent, status, milliseconds)

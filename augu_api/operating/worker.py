@@ -43,7 +43,7 @@ class FairWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
     write_seconds = 60.0
     restart_seconds = 1.0
     stopping_switch_interval = 1e-5
-    """Seconds between thread switches while the worker closes its port; in Python's default of 5 ms clients could connect."""
+    """Seconds between thread switches while the port is closed; in the default of 5 ms more clients could connect."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
