@@ -1,4 +1,4 @@
-"""What the peers serve: the bundled model as torchvision's module, or as our export."""
+"""The bundled model as the peers serve it: torchvision's module, or our export."""
 
 from typing import Any
 
@@ -21,20 +21,22 @@ class Peer:
         model, threads = find("bundled", Settings()), max(1, CORES // workers)
         torch.set_num_threads(threads)
         self.names = model.names
-        self.module = build(model) if engine == "torchvision" else None
-        self.engine = OnnxEngine(model, threads) if engine == "onnx" else None
+        self.onnx = OnnxEngine(model, threads) if engine == "onnx" else None
+        self.module = build(model)
 
     def detect(self, image: Image.Image) -> list[dict[str, Any]]:
         """Find the objects with a score of at least 0.5."""
-        found = self.engine.find(np.asarray(image.convert("RGB"))) if self.engine else self._run(image.convert("RGB"))
+        image = image.convert("RGB")
+        found = self.onnx.find(np.asarray(image)) if self.onnx else run(self.module, image)
         return [
             {"name": self.names[label], "box": box, "score": score}
             for box, label, score in zip(*(values.tolist() for values in found), strict=True)
             if score >= 0.5
         ]
 
-    @torch.inference_mode()
-    def _run(self, image: Image.Image) -> Found:
-        """Call torchvision's module as its documentation does."""
-        [found] = self.module([pil_to_tensor(image) / 255])
-        return Found(*(found[key] for key in Found._fields))
+
+@torch.inference_mode()
+def run(module: torch.nn.Module, image: Image.Image) -> Found:
+    """Call torchvision's module as its documentation does."""
+    [found] = module([pil_to_tensor(image) / 255])
+    return Found(*(found[key] for key in Found._fields))

@@ -1,4 +1,4 @@
-"""BentoML serving the bundled model, as its documentation shows; PEER_ENGINE and PEER_WORKERS say how."""
+"""BentoML serving the bundled model, as its documentation shows; configured by PEER_ENGINE and PEER_WORKERS."""
 
 import os
 from typing import Any
@@ -12,12 +12,12 @@ WORKERS = int(os.environ["PEER_WORKERS"])
 
 @bentoml.service(workers=WORKERS, traffic={"timeout": 120})
 class Detector:
-    """A multipart photo -> JSON with the objects."""
+    """A multipart photo -> JSON with its objects."""
 
     def __init__(self) -> None:
         self.peer = Peer(os.environ["PEER_ENGINE"], WORKERS)
 
     @bentoml.api
     def detect(self, image: Image) -> list[dict[str, Any]]:
-        """Detect."""
+        """Detect the objects."""
         return self.peer.detect(image)

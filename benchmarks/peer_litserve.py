@@ -11,9 +11,9 @@ from PIL import Image
 
 
 class API(litserve.LitAPI):
-    """JSON with a base64 photo -> JSON with the objects."""
+    """JSON with a base64 photo -> JSON with its objects."""
 
-    def setup(self, device: str) -> None:
+    def setup(self, device: str) -> None:  # noqa: ARG002 - LitServe's signature
         """Load the model."""
         self.peer = Peer(sys.argv[1], int(sys.argv[2]))
 
@@ -26,7 +26,7 @@ class API(litserve.LitAPI):
         return self.peer.detect(x)
 
     def encode_response(self, output: list[dict[str, Any]]) -> dict[str, Any]:
-        """Write the objects."""
+        """Encode the objects."""
         return {"objects": output}
 
 
