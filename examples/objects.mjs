@@ -1,6 +1,6 @@
-// Print the objects in a PNG, a line for each. Needs Node 20 or later, and no package. Set AUGU_URL and AUGU_TOKEN, then
-// run `node examples/objects.mjs photo.png`. A reply of 429 (no request is left) or 503 (the line is full) says in
-// Retry-After how many seconds to wait; after the third the script gives up.
+// Print the objects in a PNG, one per line. Needs Node 20 or later and no packages. Set AUGU_URL and AUGU_TOKEN, and run
+// `node examples/objects.mjs photo.png`. A reply of 429 (the quota is used up) or 503 (the service is busy) says in
+// Retry-After how many seconds to wait; the script gives up after the third.
 import { readFile } from "node:fs/promises";
 import { setTimeout as sleep } from "node:timers/promises";
 

@@ -1,4 +1,4 @@
-"""What README.md shows to programs and the examples that it names, each run against a real gunicorn."""
+"""The code for programs in README.md, and the examples that it names, each run against a real gunicorn."""
 
 import asyncio
 import json
@@ -23,7 +23,7 @@ from PIL import Image
 
 from augu_api.client import Client
 from augu_api.config import ROOT
-from examples.discord_bot import SIDE, make_bot
+from examples.discord_bot import MAX_SIDE, make_bot
 from tests.canned import HTML, TOKEN, canned, envelope, http
 from tests.helpers import free_port, missing, png_of
 from tests.servers import Serve, add
@@ -42,7 +42,7 @@ def api(serve: Serve) -> Client:
 
 
 def run(api: Client, *command: str, **env: str) -> subprocess.CompletedProcess[str]:
-    """A program's end, its address and token in the environment."""
+    """Run a program with the address and the token in its environment."""
     for program in ("curl", "jq", "node"):
         if shutil.which(program) is None:
             missing(program)
@@ -51,7 +51,7 @@ def run(api: Client, *command: str, **env: str) -> subprocess.CompletedProcess[s
 
 
 def test_readme(api: Client) -> None:
-    """The Python and the commands that README.md shows print the street's objects, once set up as it says."""
+    """The Python code and the commands in README.md print the objects of the street."""
     python, commands = BLOCKS
     shown = [run(api, sys.executable, "-c", python)]
     shown += [run(api, *command.split("#")[0].split()) for command in commands.splitlines()]
@@ -66,7 +66,7 @@ SCRIPTS = [("bash", "examples/objects.sh"), ("node", "examples/objects.mjs")]
 
 
 def test_a_script_that_is_refused(api: Client) -> None:
-    """A script whose call fails says why, and fails itself."""
+    """A script whose call fails says why, and exits with an error."""
     for script in SCRIPTS:
         done = run(api, *script, str(STREET), AUGU_TOKEN="wrong")
         assert done.returncode != 0
@@ -85,7 +85,7 @@ CAT = http(
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=[program for program, _ in SCRIPTS])
 def test_a_script_that_waits(script: tuple[str, str]) -> None:
-    """A script that is told to try again in a second does, with the same photo and token."""
+    """A script that is told to retry after a second does so, with the same photo and token."""
     with canned(BUSY, CAT) as server:
         done = run(Client(server.url, TOKEN), *script, str(STREET))
     assert done.returncode == 0
@@ -97,7 +97,7 @@ def test_a_script_that_waits(script: tuple[str, str]) -> None:
 
 
 def test_the_shell_without_jq(api: Client, tmp_path: Path) -> None:
-    """Where jq is not installed the reply is shown as it comes."""
+    """Without jq the reply is printed as it is."""
     for program in ("bash", "cat", "curl"):
         (tmp_path / program).symlink_to(str(shutil.which(program)))
     done = run(api, "bash", "examples/objects.sh", str(STREET), PATH=str(tmp_path))
@@ -120,7 +120,7 @@ GUILD = {
 
 
 def message(content: str, attachments: list[dict[str, Any]], id: int = 5) -> dict[str, Any]:
-    """A message of a person in the guild, as Discord's gateway tells it."""
+    """A message of a person in the guild, as Discord's gateway sends it."""
     return {
         "id": str(id), "channel_id": "3", "guild_id": "2", "type": 0, "content": content, "attachments": attachments,
         "author": PERSON,
@@ -131,12 +131,12 @@ def message(content: str, attachments: list[dict[str, Any]], id: int = 5) -> dic
 
 
 def as_discord(data: Any) -> web.Response:
-    """JSON without a charset, for which discord.py looks."""
+    """JSON with the content type that discord.py expects, without a charset."""
     return web.Response(body=json.dumps(data).encode(), content_type="application/json")
 
 
 class Discord:
-    """Discord as a bot sees it: its API over HTTP, its gateway's events, and the files that people send."""
+    """Discord as a bot sees it: its HTTP API, the events of its gateway, and the files that people post."""
 
     def __init__(self, content: str, file: bytes | None) -> None:
         url = "https://cdn.discordapp.com/attachments/photo"
@@ -168,7 +168,7 @@ class Discord:
         return web.Response(body=self.file)
 
     async def gateway(self, request: web.Request) -> web.WebSocketResponse:
-        """Say hello, let the bot identify itself, and tell it of its guild and of the message."""
+        """Say hello, let the bot identify itself, and send it its guild and the message."""
         connection = web.WebSocketResponse()
         await connection.prepare(request)
         await connection.send_json({"op": 10, "d": {"heartbeat_interval": 40_000}})
@@ -201,7 +201,7 @@ class Discord:
 
 
 class Everywhere(AbstractResolver):
-    """Finds every host on one local port."""
+    """Resolves every host to one local port."""
 
     def __init__(self, port: int) -> None:
         self.port = port
@@ -214,7 +214,7 @@ class Everywhere(AbstractResolver):
 
 
 def reply_to(content: str, file: bytes | None, api: Client) -> Posted:
-    """What the bot, logged in at a local Discord, replies to a message with a file."""
+    """The reply of the bot, logged in to a local Discord, to a message with a file."""
     authority, ours, theirs = trustme.CA(), SSLContext(PROTOCOL_TLS_SERVER), SSLContext(PROTOCOL_TLS_CLIENT)
     authority.issue_cert("discord.com", "gateway.discord.gg", "cdn.discordapp.com").configure_cert(ours)
     authority.configure_trust(theirs)
@@ -246,36 +246,40 @@ def jpeg_of(image: Image.Image, **options: Any) -> bytes:
 
 
 def test_the_bot_finds_objects(api: Client) -> None:
-    """`!objects` with a photo is answered with the picture that the service draws, `!objects names` in words."""
+    """The reply to `!objects` is the annotated photo, the reply to `!objects names` is text."""
     street = STREET.read_bytes()
     assert reply_to("!objects", street, api) == {"content": None, "file": api.annotated(street)}
     assert reply_to("!objects names", street, api)["content"] == "stop sign (100 %), traffic light (97 %)"
-    assert reply_to("!objects names", png_of(Image.new("RGB", (64, 64))), api)["content"] == "Nothing that I know."
+    assert (
+        reply_to("!objects names", png_of(Image.new("RGB", (64, 64))), api)["content"] == "I found nothing that I know."
+    )
 
 
 def test_the_bot_takes_photos_of_phones(api: Client) -> None:
-    """A large JPEG that is to be turned is shown upright, no larger than the service takes."""
+    """A large JPEG that must be rotated is shown upright, and small enough for the service."""
     with Image.open(STREET) as street:
         lying = street.convert("RGB").resize((4000, 3000)).transpose(Image.Transpose.ROTATE_90)
     exif = Image.Exif()
     exif[0x0112] = 6  # turn it clockwise to see it
     file = reply_to("!objects", jpeg_of(lying, exif=exif), api)["file"]
     with Image.open(BytesIO(file)) as picture:
-        assert picture.size == (SIDE, SIDE * 3 // 4)
+        assert picture.size == (MAX_SIDE, MAX_SIDE * 3 // 4)
     assert "stop sign" in reply_to("!objects names", jpeg_of(lying, exif=exif), api)["content"]
 
 
 @pytest.mark.parametrize("file", [b"", b"MZ", b"GIF89a" + bytes(99), png_of(Image.new("1", (8000, 8000)))])
-def test_the_bot_says_what_it_cannot_open(file: bytes) -> None:
-    """A file that is no photo, or has too many pixels, is not decoded."""
+def test_the_bot_refuses_other_files(file: bytes) -> None:
+    """A file that is not a photo, or has too many pixels, is not decoded."""
     api = Client(f"http://127.0.0.1:{free_port()}", TOKEN)
-    assert reply_to("!objects", file, api)["content"] == "This is no photo that I can open."
+    assert reply_to("!objects", file, api)["content"] == "I cannot open this photo."
 
 
 def test_the_bot_says_what_is_wrong(png: bytes) -> None:
-    """Without a photo, and without an answer of the service, the bot says so; of the address it says nothing."""
+    """The bot says that there is no photo, or that the service does not answer, but not the service's address."""
     api = Client(f"http://127.0.0.1:{free_port()}", TOKEN)
     assert reply_to("!objects", None, api)["content"] == "Attach a photo."
-    assert reply_to("!objects", png, api)["content"] == "Not now: No reply."
+    assert reply_to("!objects", png, api)["content"] == "That did not work: No reply."
     with canned(http(502, HTML)) as server:
-        assert reply_to("!objects names", png, Client(server.url, TOKEN))["content"] == "Not now: Bad Gateway."
+        assert (
+            reply_to("!objects names", png, Client(server.url, TOKEN))["content"] == "That did not work: Bad Gateway."
+        )
