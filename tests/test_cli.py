@@ -1,4 +1,4 @@
-"""The command line: what each command prints, and that a foreseeable failure is one line."""
+"""The command line: what each command prints, and that a foreseeable failure is a single line."""
 
 import hashlib
 import json
@@ -32,7 +32,7 @@ Run = Callable[..., Result]
 
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
-    """Run a command on a data folder of the test's own: `run("users", "list", AUGU_QUEUE="1")`."""
+    """Run a command with a temporary data folder: `run("users", "list", AUGU_QUEUE="1")`."""
     folder = str(tmp_path / "data")
     return lambda *command, **env: CliRunner().invoke(main, [*command], env={"AUGU_DATA_DIR": folder} | env)
 
@@ -44,18 +44,18 @@ def alice(run: Run) -> str:
 
 
 def done(result: Result) -> str:
-    """The standard output of a command that succeeded."""
+    """Assert that a command succeeded; its standard output."""
     assert result.exit_code == 0, result.output
     return result.stdout
 
 
-def shown(run: Run, who: str = "alice") -> dict[str, object]:
-    [row] = json.loads(done(run("users", "show", who, "--json")))
+def shown(run: Run, name: str = "alice") -> dict[str, object]:
+    [row] = json.loads(done(run("users", "show", name, "--json")))
     return dict(row)
 
 
 def claims(run: Run, text: str, tmp_path: Path) -> tokens.Token:
-    """What a printed token says."""
+    """The claims of a printed token."""
     assert text.count("\n") == 1
     return tokens.read(Settings.from_env({"AUGU_DATA_DIR": str(tmp_path / "data")}).secret_keys, text.strip())
 
@@ -64,7 +64,7 @@ def claims(run: Run, text: str, tmp_path: Path) -> tokens.Token:
 
 
 def test_add(run: Run, tmp_path: Path) -> None:
-    """`users add` prints the token and nothing else on standard output, so that it can be piped."""
+    """`users add` prints only the token on standard output, so that it can be piped."""
     command = ("users", "add", "alice", "--grant", "images_objects", "--grant", "EXPERIMENTAL", "--coefficient", "2")
     result = run(*command, "--id", "42")
     assert claims(run, done(result), tmp_path).user_id == 42
@@ -81,7 +81,7 @@ def test_add(run: Run, tmp_path: Path) -> None:
 
 
 def test_list(run: Run, alice: str) -> None:
-    """All users are listed by name, as a table or as JSON; an id stays a whole number in both."""
+    """All users are listed by name, as a table or as JSON, with every digit of their ids."""
     done(run("users", "add", "Bob", "--id", str(2**63 - 1)))
     rows = json.loads(done(run("users", "list", "--json")))
     assert [(row["name"], row["id"]) for row in rows] == [("Bob", str(2**63 - 1)), ("alice", "42")]
@@ -100,13 +100,13 @@ CHANGES: dict[str, tuple[list[str], str, object]] = {
 
 @pytest.mark.parametrize(("command", "column", "value"), CHANGES.values(), ids=CHANGES)
 def test_change(run: Run, alice: str, command: list[str], column: str, value: object) -> None:
-    """A change is kept, and the user is shown as it is then."""
+    """A change is saved, and the changed user is shown."""
     assert "alice" in done(run("users", *command))
     assert shown(run)[column] == value
 
 
 def test_ban_for_minutes(run: Run, alice: str) -> None:
-    """A ban can end by itself or be lifted, and the longest one can still be shown."""
+    """A ban can end by itself or be lifted, and even the longest one can be shown."""
     for minutes in ("30", str(2**31 - 1)):
         done(run("users", "ban", "alice", "--minutes", minutes))
         assert str(shown(run)["banned until"]).endswith("+00:00")
@@ -121,7 +121,7 @@ def test_remove(run: Run, alice: str) -> None:
 
 
 def test_regenerate(run: Run, alice: str, tmp_path: Path) -> None:
-    """`tokens regenerate` prints the new token and nothing else."""
+    """`tokens regenerate` prints only the new token."""
     result = run("tokens", "regenerate", "alice")
     old, new = claims(run, alice, tmp_path), claims(run, done(result), tmp_path)
     assert old.user_id == new.user_id
@@ -130,7 +130,7 @@ def test_regenerate(run: Run, alice: str, tmp_path: Path) -> None:
 
 
 def test_demo(run: Run) -> None:
-    """`demo` makes its user once, and says each time how to call the API with the same token."""
+    """`demo` creates its user once, and prints each time how to call the API with the same token."""
     first = done(run("demo", PORT="1234"))
     assert done(run("demo", PORT="1234")) == first
     token = next(line.split()[-1] for line in first.splitlines() if line.startswith("Demo token:"))
@@ -140,7 +140,7 @@ def test_demo(run: Run) -> None:
 
 
 def test_db(run: Run) -> None:
-    """The tables can be brought up, taken back and asked for their revision."""
+    """The tables can be upgraded and downgraded, and their revision can be shown."""
     assert done(run("db", "current")) == "none\n"
     for command, at in ((["upgrade"], "0001"), (["downgrade", "base"], "none"), (["upgrade", "0001"], "0001")):
         done(run("db", *command))
@@ -183,7 +183,7 @@ FAILURES = {
 
 @pytest.mark.parametrize(("command", "env", "message"), BAD_USE.values(), ids=BAD_USE)
 def test_bad_use(run: Run, alice: str, command: list[str], env: dict[str, str], message: str) -> None:
-    """A command that is used wrongly says what is wrong with it."""
+    """A command that is used wrongly says what is wrong."""
     result = run(*command, **env)
     assert result.exit_code == 2, result.exception
     assert result.stdout == ""
@@ -201,13 +201,13 @@ def assert_one_line(result: Result, message: str) -> None:
 
 @pytest.mark.parametrize(("command", "env", "message"), FAILURES.values(), ids=FAILURES)
 def test_failure(run: Run, alice: str, command: list[str], env: dict[str, str], message: str) -> None:
-    """What an operator can get wrong ends a command with one line that says what it is."""
+    """An operator's mistake ends a command with one line that says what it is."""
     assert_one_line(run(*command, **env), message)
 
 
 @pytest.mark.parametrize("variable", ["DATABASE_URL", "AUGU_RATELIMIT_STORAGE"])
 def test_unreachable(run: Run, alice: str, variable: str) -> None:
-    """A PostgreSQL or a Redis that does not answer is one line as well."""
+    """If PostgreSQL or Redis does not answer, that is one line too."""
     scheme = "postgresql" if variable == "DATABASE_URL" else "redis"
     result = run("users", "show", "alice", **{variable: f"{scheme}://127.0.0.1:{free_port()}"})
     assert_one_line(result, "refused")
@@ -215,7 +215,7 @@ def test_unreachable(run: Run, alice: str, variable: str) -> None:
 
 
 def test_a_newer_database(run: Run, alice: str, tmp_path: Path) -> None:
-    """An older release on a newer release's tables says that it does not know them."""
+    """An older release says that it does not know the tables of a newer one."""
     connection = sqlite3.connect(tmp_path / "data" / "augu.db")
     connection.execute("UPDATE alembic_version SET version_num = '9999'")
     connection.commit()
@@ -224,7 +224,7 @@ def test_a_newer_database(run: Run, alice: str, tmp_path: Path) -> None:
 
 
 def test_a_huge_photo(run: Run, tmp_path: Path) -> None:
-    """A picture that claims more pixels than memory holds is refused before it is decoded."""
+    """A photo that claims more pixels than fit into memory is refused before it is decoded."""
     photo = tmp_path / "huge.jpg"
     Image.new("RGB", (16, 16)).save(photo)
     written = photo.read_bytes()
@@ -233,7 +233,7 @@ def test_a_huge_photo(run: Run, tmp_path: Path) -> None:
 
 
 def test_no_traceback(tmp_path: Path) -> None:
-    """As a program, a failing command exits with 1 and prints its line on standard error."""
+    """A failing command exits with 1 and prints one line on standard error."""
     env = {"AUGU_DATA_DIR": str(tmp_path), "AUGU_QUEUE": "0"}
     done = subprocess.run([BIN / "augu-api", "users", "list"], env=env, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (1, "")
@@ -244,7 +244,7 @@ def test_no_traceback(tmp_path: Path) -> None:
 
 
 def test_weights_list(run: Run) -> None:
-    """The bundled model is there and the published ones are not yet, each with its facts."""
+    """The bundled model is there, the published ones can be pulled, and each is listed with its facts."""
     rows = json.loads(done(run("weights", "list", "--json")))
     assert {row["name"]: row["there"] for row in rows} == {"bundled": "yes"} | dict.fromkeys(PUBLISHED, "no")
     assert all(0 < row["AP"] < 1 and row["MB"] > 0 for row in rows)
@@ -252,7 +252,7 @@ def test_weights_list(run: Run) -> None:
 
 
 def test_detect(run: Run, tmp_path: Path) -> None:
-    """A PNG and a JPEG, turned as its camera was held, are detected in without a server, and the boxes drawn."""
+    """Objects are detected in a PNG and in a rotated JPEG without a server, and their boxes drawn."""
     png, jpeg, drawn = (tmp_path / name for name in ("astronaut.png", "cat.jpg", "boxes.png"))
     picture("astronaut").save(png)
     cat, exif = picture("chelsea"), Image.Exif()
@@ -277,7 +277,7 @@ def test_detect_has_all_cores(detector: FakeDetector) -> None:
 
 
 class Mirror(ThreadingHTTPServer):
-    """Serves `content` at every path: with ranges or not, and breaking off after so many bytes or not."""
+    """Serves `content` at every path, with or without ranges; disconnects after `break_after` bytes if that is set."""
 
     content = bytes(range(256)) * (10 * BLOCK // 1024)
     ranges = True
@@ -330,7 +330,7 @@ def model(tmp_path: Path) -> Model:
 
 
 def test_pull(mirror: Mirror, model: Model) -> None:
-    """A download arrives whole under its name, tells how far it is, and leaves nothing else."""
+    """A download is saved under its name, reports its progress, and leaves no other file."""
     told: list[tuple[int, int]] = []
     pull(model, mirror.url, lambda *progress: told.append(progress))
     assert model.weights.read_bytes() == mirror.content
@@ -340,7 +340,7 @@ def test_pull(mirror: Mirror, model: Model) -> None:
 
 @pytest.mark.parametrize("ranges", [True, False])
 def test_pull_again(mirror: Mirror, model: Model, ranges: bool) -> None:
-    """A broken download says so, and is gone on with, or begun anew where the server cannot send a part."""
+    """An interrupted download says so, and is resumed, or restarted if the server cannot send a part."""
     mirror.break_after, mirror.ranges = 1_500_000, ranges
     with pytest.raises(ModelUnavailable, match=r"could not be brought: .*Run the command again"):
         pull(model, mirror.url, lambda *_: None)
@@ -353,8 +353,8 @@ def test_pull_again(mirror: Mirror, model: Model, ranges: bool) -> None:
     assert (told[0][0] > 1_500_000) == ranges
 
 
-def test_pull_of_what_is_there(mirror: Mirror, model: Model) -> None:
-    """A download that broke after its last byte is whole: the server's 416 says that nothing is left."""
+def test_pull_with_nothing_left(mirror: Mirror, model: Model) -> None:
+    """A download that was interrupted after its last byte is complete: the server answers 416."""
     model.folder.mkdir()
     (model.folder / "m.pth.part").write_bytes(mirror.content)
     pull(model, mirror.url, lambda *_: None)
@@ -363,7 +363,7 @@ def test_pull_of_what_is_there(mirror: Mirror, model: Model) -> None:
 
 @pytest.mark.parametrize("part", [b"", b"\0" * 1000, Mirror.content + b"more"], ids=["none", "other", "longer"])
 def test_pull_of_something_else(mirror: Mirror, model: Model, part: bytes) -> None:
-    """Bytes with another sha256 never get the weights' name, and the next download begins anew."""
+    """Bytes with another sha256 are never saved as weights, and the next download starts again."""
     model.folder.mkdir()
     (model.folder / "m.pth.part").write_bytes(part)
     if not part:
@@ -377,7 +377,7 @@ def test_pull_of_something_else(mirror: Mirror, model: Model, part: bytes) -> No
 
 
 def test_pull_without_a_network(model: Model) -> None:
-    """Without a network the message names the address, and where the file may be put by other means."""
+    """Without a network the message names the address, and where to put the file if it is copied by hand."""
     url = f"http://127.0.0.1:{free_port()}"
     with pytest.raises(ModelUnavailable) as raised:
         pull(model, url, lambda *_: None)
@@ -386,7 +386,7 @@ def test_pull_without_a_network(model: Model) -> None:
 
 
 def test_pull_command(run: Run, mirror: Mirror, tmp_path: Path) -> None:
-    """`weights pull` asks the mirror that is set, and refuses what is not the published file."""
+    """`weights pull` uses the mirror that is set, and refuses a file that is not the published one."""
     result = run("weights", "pull", "mobilenet_320", AUGU_WEIGHTS_URL=mirror.url)
     assert result.exit_code == 1
     assert "its sha256 does not begin 907ea3f9." in result.stderr.splitlines()[-1]
@@ -399,14 +399,14 @@ WHITE = Image.new("RGB", (300, 200), "white")
 
 
 def inked(image: Image.Image) -> int:
-    """How many pixels are no longer white."""
+    """How many pixels are not white."""
     return image.width * image.height - sum(
         count for count, colour in image.getcolors(60_000) if colour == (255, 255, 255)
     )
 
 
 def test_colours() -> None:
-    """A name has the same bright colour in every process, and names differ."""
+    """A name has the same bright colour in every process, and most names differ."""
     names = [f"name {n}" for n in range(80)]
     assert colour_of("person") == (61, 245, 104)
     assert len({colour_of(name) for name in names}) > 60
@@ -414,7 +414,7 @@ def test_colours() -> None:
 
 
 def test_annotate() -> None:
-    """The photo is copied; a box is drawn in its name's colour at its sides."""
+    """The boxes are drawn on a copy of the photo, in the colour of their names."""
     photo = WHITE.copy()
     drawn = annotate(photo, [Detection("cat", (100, 100, 200, 150), 0.9)])
     assert photo.tobytes() == WHITE.tobytes()
@@ -424,27 +424,27 @@ def test_annotate() -> None:
 
 
 def test_best_on_top() -> None:
-    """Where two boxes meet, the better one is seen."""
+    """Where two boxes cross, the one with the higher score is on top."""
     found = [Detection("cat", (50, 50, 150, 150), 0.9), Detection("dog", (50, 50, 150, 150), 0.8)]
     assert annotate(WHITE, found).getpixel((150, 100)) == colour_of("cat")
 
 
 @given(st.integers(0, 296), st.integers(0, 196))
 def test_labels_stay_inside(x: int, y: int) -> None:
-    """A label is wholly seen wherever its box lies."""
+    """A label is completely visible wherever its box is."""
     label = inked(annotate(WHITE, [Detection("fire hydrant", (150, 100, 151, 101), 0.99)]))
     assert inked(annotate(WHITE, [Detection("fire hydrant", (x, y, x + 1, y + 1), 0.99)])) >= 0.98 * label
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 500), (500, 1)])
 def test_tiny_photo(size: tuple[int, int]) -> None:
-    """A photo too small for a label is drawn on all the same."""
+    """A photo that is too small for a label is drawn on anyway."""
     width, height = size
     assert annotate(Image.new("RGB", size), [Detection("cat", (0, 0, width, height), 0.9)]).size == size
 
 
 def luminance(colour: tuple[int, int, int]) -> float:
-    """Of WCAG 2.2, from 0 for black to 1 for white."""
+    """The relative luminance of WCAG 2.2, from 0 for black to 1 for white."""
     linear = [
         c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in (channel / 255 for channel in colour)
     ]
@@ -453,7 +453,7 @@ def luminance(colour: tuple[int, int, int]) -> float:
 
 @given(st.text(max_size=30))
 def test_a_label_can_be_read(name: str) -> None:
-    """Whatever its name, a label has a contrast of at least 4.5 to 1 (WCAG 2.2, 1.4.3)."""
+    """The contrast of every label is at least 4.5 to 1 (WCAG 2.2, 1.4.3)."""
     ink = {"black": 0.0, "white": 1.0}[ink_on(colour_of(name))]
     dark, light = sorted([ink, luminance(colour_of(name))])
     assert (light + 0.05) / (dark + 0.05) >= 4.5

@@ -1,4 +1,4 @@
-"""`augu-api doctor`: what it sees of a broken installation, and that it breaks nothing and shows no secret itself."""
+"""`augu-api doctor`: what it finds in a broken installation, and that it changes nothing and shows no secret."""
 
 import json
 import os
@@ -30,13 +30,13 @@ NOISE = Image.effect_noise((64, 48), 90)
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """The data folder, not made yet."""
+    """The data folder, which does not exist yet."""
     return tmp_path / "data"
 
 
 @pytest.fixture
 def examine(folder: Path) -> Examine:
-    """Run the command: `examine("--json", AUGU_QUEUE="1")`; what else is set means the tests, not the service."""
+    """Run the command: `examine("--json", AUGU_QUEUE="1")`. Other settings in the environment are ignored."""
     clean = dict.fromkeys(name for name in os.environ if name.startswith("AUGU_"))
     return lambda *options, **env: CliRunner().invoke(
         main, ["doctor", *options], env=clean | {"AUGU_DATA_DIR": str(folder)} | env
@@ -45,7 +45,7 @@ def examine(folder: Path) -> Examine:
 
 @pytest.fixture(scope="module")
 def installation(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data folder with a user, whose database nobody has open."""
+    """A data folder with a user and a database that is not open."""
     folder = tmp_path_factory.mktemp("installation")
     augu_api("users", "add", "alice", env=os.environ | {"AUGU_DATA_DIR": str(folder)})
     sqlite3.connect(folder / "augu.db").execute("PRAGMA wal_checkpoint(TRUNCATE)").connection.close()
@@ -54,7 +54,7 @@ def installation(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def used(folder: Path, installation: Path) -> Path:
-    """The data folder of an installation with a user."""
+    """A copy of the data folder of an installation with a user."""
     return Path(shutil.copytree(installation, folder))
 
 
@@ -81,18 +81,18 @@ def states(result: Result) -> dict[str, str]:
 CHECKED = ["settings", "folders", "secret", "database", "counts", "clock", "weights", "export", "engine", "workers"]
 
 
-# --- what is well
+# --- nothing is wrong
 
 
 def test_a_new_installation(examine: Examine, folder: Path) -> None:
-    """Before the first start all is well, and looking makes no folder, no database and no secret."""
+    """Before the first start nothing is wrong, and no check creates a folder, a database or a secret."""
     result = examine("--json")
     assert (result.exit_code, states(result)) == (0, dict.fromkeys(CHECKED, "ok"))
     assert not folder.exists()
 
 
 def test_a_used_installation(examine: Examine, used: Path) -> None:
-    """What is there already is looked at and left as it is; one line tells of each check."""
+    """An existing installation is checked and not changed, and each finding is one line."""
     before = {path.name: path.read_bytes() for path in used.iterdir()}
     result = examine()
     assert result.exit_code == 0, result.output
@@ -105,7 +105,7 @@ def test_a_used_installation(examine: Examine, used: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
 def test_while_it_serves(kind: str, request: pytest.FixtureRequest, folder: Path) -> None:
-    """A database that others read and write at the same moment is well, of either kind, and counts nothing more."""
+    """A database that is in use is checked without a finding and without a change, whether SQLite or PostgreSQL."""
     settings = settings_of(folder)
     if kind == "postgresql":
         settings = settings_of(folder, DATABASE_URL=request.getfixturevalue("postgres"))
@@ -120,15 +120,15 @@ def test_while_it_serves(kind: str, request: pytest.FixtureRequest, folder: Path
 
 
 def test_redis(folder: Path, redis: str) -> None:
-    """A Redis that answers is well."""
+    """Nothing is wrong with a Redis that answers."""
     assert worst(storage.counts, settings_of(folder, AUGU_RATELIMIT_STORAGE=redis)).state == "ok"
 
 
-# --- what is not
+# --- something is wrong
 
 
 def test_everything_wrong(examine: Examine, tmp_path: Path) -> None:
-    """No problem hides another: each bad setting is named, what needs it is not guessed, and the rest is looked at."""
+    """No problem hides another: each bad setting is named, checks that need it are skipped, and the others run."""
     bad = {"AUGU_QUEUE": "many", "DATABASE_URL": "mysql://x", "AUGU_ENV": "production", "AUGU_MODLE": "x"}
     result = examine("--json", **bad, AUGU_MODEL=str(tmp_path), AUGU_RATELIMIT_STORAGE="carrier-pigeon://x")
     assert result.exit_code == 1
@@ -144,7 +144,7 @@ def test_everything_wrong(examine: Examine, tmp_path: Path) -> None:
 
 
 def test_as_a_program(tmp_path: Path) -> None:
-    """A problem is exit code 1, one line on standard output, and nothing on standard error."""
+    """A problem means exit code 1, one line on standard output, and nothing on standard error."""
     env = os.environ | {"AUGU_DATA_DIR": str(tmp_path), "AUGU_QUEUE": "0"}
     done = subprocess.run([BIN / "augu-api", "doctor"], env=env, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (1, "")
@@ -154,7 +154,7 @@ def test_as_a_program(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("mode", "state"), [(0o600, "ok"), (0o400, "ok"), (0o640, "warning"), (0o604, "problem")])
 def test_mode_of_the_secret(used: Path, mode: int, state: str) -> None:
-    """The kept secret is its owner's alone."""
+    """Only its owner may read the secret's file."""
     (used / "secret_key").chmod(mode)
     found = worst(storage.secret, settings_of(used))
     assert found.state == state
@@ -162,7 +162,7 @@ def test_mode_of_the_secret(used: Path, mode: int, state: str) -> None:
 
 
 def test_a_damaged_secret(used: Path) -> None:
-    """A kept secret that was cut short is a problem; one that is set instead is looked at nowhere."""
+    """A truncated secret's file is a problem, unless the secret is set in the environment."""
     (used / "secret_key").write_text("0123")
     assert worst(storage.secret, settings_of(used)).state == "problem"
     assert worst(storage.secret, settings_of(used, AUGU_SECRET_KEY="s" * 32)).state == "ok"
@@ -170,14 +170,14 @@ def test_a_damaged_secret(used: Path) -> None:
 
 @pytest.mark.parametrize("name", ["AUGU_DATA_DIR", "PROMETHEUS_MULTIPROC_DIR"])
 def test_folders(tmp_path: Path, name: str) -> None:
-    """A folder that cannot be is a problem, and the variable that names it is said."""
+    """A folder that cannot exist is a problem, and the finding names its setting."""
     settings = settings_of(tmp_path, **{name: "/dev/null/folder"})
     found = worst(storage.folders, settings)
     assert (found.state, name in found.found) == ("problem", True)
 
 
 def sql(statement: str) -> Callable[[Path], object]:
-    """Change the database so."""
+    """A function that changes the database of a folder."""
 
     def change(folder: Path) -> None:
         connection = sqlite3.connect(folder / "augu.db")
@@ -200,7 +200,7 @@ DATABASES: dict[str, tuple[Callable[[Path], object], str, str]] = {
 
 @pytest.mark.parametrize(("change", "state", "said"), DATABASES.values(), ids=DATABASES)
 def test_databases(used: Path, change: Callable[[Path], object], state: str, said: str) -> None:
-    """What can happen to a database file is seen, and the file left as it is."""
+    """Damage to a database file is found, and the file is not changed."""
     change(used)
     content = (used / "augu.db").read_bytes()
     found = worst(storage.database, settings_of(used))
@@ -210,7 +210,7 @@ def test_databases(used: Path, change: Callable[[Path], object], state: str, sai
 
 
 def test_a_locked_database(used: Path) -> None:
-    """A transaction that never ends is seen after a few seconds."""
+    """A transaction that never ends is found after a few seconds."""
     other = sqlite3.connect(used / "augu.db")
     other.execute("BEGIN IMMEDIATE")
     found = worst(storage.database, settings_of(used))
@@ -219,13 +219,13 @@ def test_a_locked_database(used: Path) -> None:
 
 
 def test_a_database_in_no_folder(tmp_path: Path) -> None:
-    """A file that the first start could not make is a problem."""
+    """A file that the first start could not create is a problem."""
     settings = settings_of(tmp_path, DATABASE_URL="sqlite:////dev/null/augu.db")
     assert worst(storage.database, settings).state == "problem"
 
 
 def test_postgresql(postgres: str, tmp_path: Path) -> None:
-    """A PostgreSQL without tables is a warning; one that may only be read, lacks the database or is gone, a problem."""
+    """PostgreSQL without tables is a warning; read-only, without the database or unreachable it is a problem."""
     settings = settings_of(tmp_path, DATABASE_URL=postgres)
     assert worst(storage.database, settings).state == "warning"
     engine = database.connect(settings.database_url)
@@ -244,7 +244,7 @@ def test_postgresql(postgres: str, tmp_path: Path) -> None:
 
 
 def test_the_clock(used: Path, postgres: str) -> None:
-    """A clock of years ago, behind a token, or apart from the database server's, is seen."""
+    """A clock that is years behind, behind a token, or different from the database server's is found."""
     settings = settings_of(used)
     assert "1970" in next(storage.clock(settings, lambda: 0.0)).found
     sql(f"UPDATE users SET issued_at = {(time.time() + 3600) * 1000:.0f}")(used)
@@ -271,7 +271,7 @@ def test_no_redis(folder: Path) -> None:
 
 @pytest.fixture
 def copied(tmp_path: Path) -> Path:
-    """A model's folder of its own."""
+    """A copy of the model's folder."""
     return Path(shutil.copytree(ROOT / "weights", tmp_path / "model"))
 
 
@@ -303,14 +303,14 @@ MODELS: dict[str, tuple[Callable[[Path], object], dict[str, str]]] = {
 
 @pytest.mark.parametrize(("change", "expected"), MODELS.values(), ids=MODELS)
 def test_models(tmp_path: Path, copied: Path, change: Callable[[Path], object], expected: dict[str, str]) -> None:
-    """The weights are held against their sha256, the export against the weights, and what would serve is tried."""
+    """The weights must match their sha256 and the export the weights, and the engine is tried."""
     change(copied)
     settings = settings_of(tmp_path, AUGU_MODEL=str(copied), AUGU_ENGINE="onnx")
     assert {finding.check: finding.state for finding in serving.model(settings)} == expected
 
 
 def test_the_engine_in_reserve(tmp_path: Path, copied: Path) -> None:
-    """Where `auto` falls back to torchvision, a lost export is a warning, and the engine that serves is named."""
+    """Where `auto` falls back to torchvision, a missing export is a warning, and the engine is named."""
     pytest.importorskip("torchvision")
     (copied / "model.onnx").unlink()
     found = {f.check: f for f in serving.model(settings_of(tmp_path, AUGU_MODEL=str(copied)))}
@@ -319,7 +319,7 @@ def test_the_engine_in_reserve(tmp_path: Path, copied: Path) -> None:
 
 
 def test_a_model_that_finds_nothing() -> None:
-    """A model of COCO's categories that sees nothing in the example photo is a problem; another may be right."""
+    """A model with COCO's categories that finds nothing in the example photo is a problem; another may be right."""
     detector = FakeDetector(found=[Detection("cat", (0, 0, 9, 9), 0.3)], facts={"model": "bundled", "engine": "onnx"})
     assert serving.try_detector(detector).state == "problem"
     detector.facts = {"model": "models/coins", "engine": "onnx"}
@@ -341,7 +341,7 @@ def test_a_model_that_finds_nothing() -> None:
     ],
 )
 def test_workers(tmp_path: Path, workers: str, cpu: str, memory: str, state: str) -> None:
-    """Workers are held against the cores and the memory of the machine, or of the container if that has less."""
+    """Workers must fit the cores and the memory of the machine, or of the container if it has less."""
     (tmp_path / "cpu.max").write_text(f"{cpu}\n")
     (tmp_path / "memory.max").write_text(f"{memory}\n")
     [found] = serving.workers(settings_of(tmp_path, WEB_CONCURRENCY=workers), tmp_path)
@@ -360,7 +360,7 @@ SECRETS = {"AUGU_SECRET_KEY": "k" * 40, "AUGU_METRICS_TOKEN": "m" * 40}
 def test_no_secret_is_shown(
     examine: Examine, redis: str, postgres: str, used: Path, there: bool, password: str
 ) -> None:
-    """Neither a secret, nor a token, nor a password of a database is shown, be it right, wrong or of no server."""
+    """No secret, token or database password is shown, whether it is right, wrong or for an unreachable server."""
     database, storage = (url.rpartition("@")[2].rpartition("://")[2] for url in (postgres, redis))
     if not there:
         database = storage = f"127.0.0.1:{free_port()}"
@@ -377,7 +377,7 @@ def test_no_secret_is_shown(
 
 
 def test_no_control_characters(examine: Examine) -> None:
-    """What a variable holds cannot command the terminal."""
+    """The value of a variable cannot send the terminal control characters."""
     result = examine(AUGU_MODEL="\x1b]0;owned\x07", **{"AUGU_\x1b[2J": "x"})
     assert result.exit_code == 1
     assert not [c for c in result.output if not c.isprintable() and c != "\n"]
