@@ -46,10 +46,8 @@ def _folder(variable: str, folder: Path, *, needed: bool, made_at_start: bool) -
     if free < 1000:
         report = problem if free < 100 else warning
         return report("folders", f"{existing} has {free:.0f} MB left on its disk", "free some space")
-    return ok(
-        "folders",
-        f"{f'the first start creates {folder}' if folder != existing else f'{folder} is writable'}, {free:.0f} MB free",
-    )
+    state = f"{folder} is writable" if folder == existing else f"the first start creates {folder}"
+    return ok("folders", f"{state}, {free:.0f} MB free")
 
 
 def _existing(path: Path) -> Path:
