@@ -3,7 +3,7 @@ BIN = .venv/bin
 ENGINE ?= $(AUGU_ENGINE)
 COMPILE = $(BIN)/uv pip compile --universal --python-version 3.11 --no-annotate --no-header --quiet --upgrade setup.cfg
 
-.PHONY: run install test check train readme screenshots fuzz soak bench lock
+.PHONY: run install test check train settings screenshots fuzz soak bench lock
 
 run: install $(if $(filter torchvision,$(ENGINE)),.venv/torch)  ## serve on http://127.0.0.1:8000, or $PORT
 	$(BIN)/augu-api demo
@@ -32,7 +32,7 @@ soak: .venv/test  ## load, faults and hostile input for a while: make soak MINUT
 bench: .venv/bench  ## measure this service beside others; needs h2load (nghttp2-client)
 	$(BIN)/python benchmarks/run.py
 
-readme: .venv/test  ## write the settings' table of README.md anew
+settings: .venv/test  ## generate the table in docs/settings.md
 	$(BIN)/python -m tests.readme
 
 lock: .venv/test  ## pin what setup.cfg asks for

@@ -3,7 +3,6 @@
 import asyncio
 import json
 import os
-import re
 import shutil
 import socket
 import subprocess
@@ -26,12 +25,13 @@ from augu_api.config import ROOT
 from examples.discord_bot import MAX_SIDE, make_bot
 from tests.canned import HTML, TOKEN, canned, envelope, http
 from tests.helpers import free_port, missing, png_of
+from tests.readme import BLOCK
 from tests.servers import Serve, add
 
 STREET = ROOT / "examples" / "street.png"
 FOUND = {"stop sign": "100.0", "traffic light": "96.75"}
 SECTION = (ROOT / "README.md").read_text().partition("## From your program\n")[2].partition("\n#")[0]
-BLOCKS = [block.replace("\n    ", "\n").strip() for block in re.findall(r"\n\n((?:    .*\n+)+)", SECTION)]
+BLOCKS = [block for _, block in BLOCK.findall(SECTION)]
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
-"""README.md is true: its table of settings, and each of its commands on a real installation.
+"""README.md and docs/ are true: the table of settings, the links, and each command on a real installation.
 
-A command is run by test_commands if its program is in RUNS; what cannot be run there stands in ELSEWHERE with the
-reason. One that is in neither fails.
+test_commands runs a command if its program is in RUNS; ELSEWHERE names the commands that it cannot run, with the
+reason. A command in neither fails.
 """
 
 import os
@@ -21,13 +21,14 @@ from PIL import Image
 
 from augu_api.config import ROOT
 from tests.helpers import BIN, OBJECTS, answers, free_port, missing, wait_until
-from tests.readme import README, Command, commands, with_settings
+from tests.readme import BLOCK, DOCUMENTS, README, SETTINGS, Command, commands, links, with_settings
 from tests.servers import Postgres, Serve, Server, add
 
 RUNS = {"augu-api", "createdb", "curl"}
 BY_MAKE = "installs for minutes; CI runs `make check test`, and each start of a test is the gunicorn of `make run`"
 BY_ROOT = "changes this machine; test_the_unit and test_cluster start what it installs"
 BY_ACCOUNT = "needs an account; test_procfile runs what the platform does"
+EXAMPLE = "test_examples runs it"
 BACKUP = "test_backup and test_backup_of_postgresql run it"
 TRAINING = "trains for hours; test_training and test_evaluation do it with few photos"
 ELSEWHERE = {
@@ -35,6 +36,8 @@ ELSEWHERE = {
     "make test": BY_MAKE,
     "cd /opt/augu-api && make install": BY_MAKE,
     "AUGU_MODEL=models/coins make run": BY_MAKE,
+    "bash examples/objects.sh": EXAMPLE,
+    "node examples/objects.mjs": EXAMPLE,
     "make train": TRAINING,
     "augu-api weights evaluate models/coins": TRAINING,
     "augu-api weights pull": "downloads 78 MB; test_cli pulls from a server of its own",
@@ -54,8 +57,9 @@ ELSEWHERE = {
     "AUGU_METRICS_TOKEN=": "serves until it is stopped; test_monitoring starts it",
     "prometheus ": "serves until it is stopped; test_monitoring starts it",
 }
-PROGRAMS = re.compile(r"^## From your program\n.*?(?=^## )", re.DOTALL | re.MULTILINE)  # test_examples runs them
-COMMANDS = list(commands(PROGRAMS.sub("", README.read_text())))
+COMMANDS = {document: list(commands(document.read_text())) for document in DOCUMENTS}
+ALL = [command for of_document in COMMANDS.values() for command in of_document]
+LANGUAGES = {"sh", "console", "python", "nginx", "ini", "text"}
 
 
 def program(command: Command) -> str:
@@ -67,23 +71,62 @@ def elsewhere(command: Command) -> bool:
     return command.text.startswith(tuple(ELSEWHERE))
 
 
+def run_here(document: Path) -> list[Command]:
+    return [command for command in COMMANDS[document] if not elsewhere(command)]
+
+
 def test_the_settings() -> None:
-    """The table of settings is what augu_api/config.py says; `make readme` writes it anew."""
-    readme = README.read_text()
-    assert "| `AUGU_ENV` |" in readme
-    assert with_settings(readme) == readme
+    """The table of settings is what augu_api/config.py says; `make settings` generates it."""
+    text = SETTINGS.read_text()
+    assert "| `AUGU_ENV` |" in text
+    assert with_settings(text) == text
 
 
-@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.text[:60])
+MARKDOWN = sorted([*ROOT.glob("*.md"), *ROOT.glob("[!.]*/*.md")])
+
+
+@pytest.mark.parametrize("document", MARKDOWN, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links(document: Path) -> None:
+    """Every relative link leads to a file that is there."""
+    assert [path for path in links(document) if not path.exists()] == []
+
+
+@pytest.mark.parametrize("document", MARKDOWN, ids=lambda path: str(path.relative_to(ROOT)))
+def test_tests_that_are_named_exist(document: Path) -> None:
+    """A test file or a test that a document names is there."""
+    named = re.findall(r"(test_\w+\.py)(?:::(test_\w+))?", document.read_text())
+    assert [
+        (file, test)
+        for file, test in named
+        if not (ROOT / "tests" / file).is_file() or f"def {test}" not in (ROOT / "tests" / file).read_text()
+    ] == []
+
+
+def test_the_index() -> None:
+    """docs/README.md links to every other document of its folder, and README.md to docs/README.md."""
+    index = ROOT / "docs" / "README.md"
+    assert set(index.parent.glob("*.md")) - {index} <= set(links(index))
+    assert index in links(README)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_every_block_has_a_language(document: Path) -> None:
+    """Code is in fenced blocks of a known language, so that no command escapes test_commands."""
+    text = document.read_text()
+    assert {language for language, _ in BLOCK.findall(text)} <= LANGUAGES
+    assert re.findall(r"^(?: {4}.*|\s*(?:```|~~~).*)", BLOCK.sub("", text), re.MULTILINE) == []
+
+
+@pytest.mark.parametrize("command", ALL, ids=lambda command: command.text[:60])
 def test_every_command_is_known(command: Command) -> None:
     """A new command is run here, or says why it is not."""
     assert program(command) in RUNS or elsewhere(command), f"Add {command.text!r} to RUNS or ELSEWHERE"
 
 
 def test_no_reason_is_left_over() -> None:
-    """What is named here is in README.md."""
-    assert [start for start in ELSEWHERE if not any(c.text.startswith(start) for c in COMMANDS)] == []
-    assert {program(command) for command in COMMANDS if not elsewhere(command)} == RUNS
+    """Every name in RUNS and ELSEWHERE is in a document."""
+    assert [start for start in ELSEWHERE if not any(command.text.startswith(start) for command in ALL)] == []
+    assert {program(command) for document in DOCUMENTS for command in run_here(document)} == RUNS
 
 
 # --- the commands
@@ -91,14 +134,14 @@ def test_no_reason_is_left_over() -> None:
 
 @dataclass
 class Site:
-    """A folder as README.md takes it to be, in which a real server serves, and how its commands are run there."""
+    """A folder with what the documents assume, a real server that uses it, and how commands are run there."""
 
     folder: Path
     server: Server
     replaced: dict[str, str]
 
     def run(self, command: Command) -> str:
-        """Run a command in the shell; its standard output. It must succeed, and curl's reply be one of success."""
+        """Run a command in the shell and return its standard output. It must succeed, and so must curl's request."""
         if shutil.which(program(command), path=self.server.env["PATH"]) is None:
             missing(program(command))
         text = command.text
@@ -116,15 +159,15 @@ class Site:
         return done.stdout.decode(errors="replace")
 
     def run_each(self, *starts: str) -> None:
-        """Run those commands of README.md that begin so; each of `starts` is there."""
+        """Run the documents' commands that start like this; there is exactly one for each."""
         for start in starts:
-            [command] = [command for command in COMMANDS if command.text.startswith(start)]
+            [command] = [command for command in ALL if command.text.startswith(start)]
             self.run(command)
 
 
 @pytest.fixture
 def site(tmp_path: Path, serve: Serve) -> Site:
-    """A new installation with what the README names: photos, a log, a token in TOKEN."""
+    """A new installation with what the documents mention: photos, a log, a token in TOKEN."""
     folder = tmp_path / "site"
     folder.mkdir()
     (folder / "examples").symlink_to(ROOT / "examples")
@@ -139,7 +182,7 @@ def site(tmp_path: Path, serve: Serve) -> Site:
 
 
 def with_postgresql(site: Site, url: str) -> Site:
-    """The site, whose commands for PostgreSQL meet a real one."""
+    """The site, with commands for PostgreSQL sent to a real one."""
     server = urlsplit(url)
     site.server.env |= {"PGHOST": "127.0.0.1", "PGPORT": str(server.port), "PGUSER": "augu", "DATABASE_URL": url}
     site.replaced["postgresql://augu:password@localhost/augu"] = url
@@ -147,21 +190,22 @@ def with_postgresql(site: Site, url: str) -> Site:
 
 
 def shape(text: str) -> str:
-    """A reply without what differs from run to run: its numbers and its white space."""
+    """A reply without what differs between runs: numbers and white space."""
     return re.sub(r"\s", "", re.sub(r"[0-9]+(\.[0-9]+)?", "0", text))
 
 
-def test_commands(site: Site, postgres_server: Postgres, redis: str) -> None:
-    """The commands work as they stand, in their order, and those whose reply is shown give it."""
+@pytest.mark.parametrize("document", [path for path in DOCUMENTS if run_here(path)], ids=lambda path: path.name)
+def test_commands(document: Path, site: Site, postgres_server: Postgres, redis: str) -> None:
+    """On a new installation, the commands of a document work in order, and give the output that it shows."""
     subprocess.run(["dropdb", "--if-exists", f"--maintenance-db={postgres_server.url}", "augu"], check=True)
     with_postgresql(site, postgres_server.url.replace("/postgres", "/augu"))
     del site.server.env["DATABASE_URL"]
     site.replaced["redis://localhost:6379"] = redis
-    for command in COMMANDS:
-        if not elsewhere(command):
-            output = site.run(command)
-            assert not command.output or shape(output) == shape(command.output), command.text
-    assert {path.name for path in site.folder.iterdir()} >= {"boxes.png"}
+    for command in run_here(document):
+        output = site.run(command)
+        assert not command.output or shape(output) == shape(command.output), command.text
+        for picture in re.findall(r"(?:-o|--annotate) (\S+)", command.text):
+            (site.folder / picture).unlink()
 
 
 # --- what is not run by that
@@ -169,7 +213,7 @@ def test_commands(site: Site, postgres_server: Postgres, redis: str) -> None:
 
 @pytest.fixture
 def calling(site: Site) -> Iterator[list[int]]:
-    """Somebody who calls the server all the time; the statuses of the replies."""
+    """A client that calls the server all the time; the statuses of the replies."""
     statuses: list[int] = []
     stopped = threading.Event()
 
@@ -191,7 +235,7 @@ def status(site: Site, url: str) -> int:
 
 
 def test_backup(site: Site, serve: Serve, calling: list[int]) -> None:
-    """A backup of SQLite that is made while requests are counted is whole, and brings users and tokens back."""
+    """A backup of SQLite made while requests are counted is intact, and restores users and tokens."""
     for _ in range(10):
         shutil.rmtree(site.folder / "backup", ignore_errors=True)
         site.run_each("mkdir -p backup", "sqlite3 data/augu.db")
@@ -210,7 +254,7 @@ def test_backup(site: Site, serve: Serve, calling: list[int]) -> None:
 
 
 def test_backup_of_postgresql(site: Site, postgres: str, serve: Serve) -> None:
-    """A dump brings the users of a PostgreSQL back."""
+    """A dump restores the users of a PostgreSQL database."""
     with_postgresql(site, postgres)
     names = site.server.run("db", "upgrade"), site.server.run("users", "add", "alice"), site.server.run("users", "list")
     site.run_each("mkdir -p backup", "pg_dump ")
@@ -221,7 +265,7 @@ def test_backup_of_postgresql(site: Site, postgres: str, serve: Serve) -> None:
 
 
 def test_procfile(tmp_path: Path, postgres: str) -> None:
-    """The Procfile's lines are all that a platform needs to run, with the port and the database that it gives."""
+    """A platform needs to run no more than the lines of the Procfile, with its own port and database."""
     port = free_port()
     env = os.environ | {
         "PATH": f"{BIN}:{os.environ['PATH']}",
@@ -244,7 +288,7 @@ def test_procfile(tmp_path: Path, postgres: str) -> None:
 
 
 def test_the_unit(tmp_path: Path) -> None:
-    """Systemd finds nothing wrong in the unit."""
+    """Systemd accepts the unit."""
     verify = shutil.which("systemd-analyze")
     if verify is None:
         missing("systemd-analyze")
@@ -256,11 +300,7 @@ def test_the_unit(tmp_path: Path) -> None:
 
 
 def test_parsing() -> None:
-    """The blocks' commands are found, however they are written, and nothing else is."""
-    text = "Text\n    not a block\n\n    one  # why\n    two \\\n        on |\n        end\n\nText\n\n"
-    text += "    $ three\n\n    {a:\n      b}\n"
-    assert list(commands(text + "\n```\n    four\n```\n")) == [
-        Command("one  # why"),
-        Command("two  on | end"),
-        Command("three", "\n{a:\n  b}\n"),
-    ]
+    """Commands are found in blocks of `sh` and `console`, and nowhere else."""
+    text = "Text\n    not a command\n\n```sh\none  # why\ntwo \\\n    on |\n    end\n```\n\n```python\nthree\n```\n"
+    text += "```console\n$ four\n\n{a:\n  b}\n```\n"
+    assert list(commands(text)) == [Command("one  # why"), Command("two  on | end"), Command("four", "\n{a:\n  b}\n")]
