@@ -14,6 +14,8 @@ from urllib.parse import urlsplit
 
 ROOT = Path(__file__).resolve().parent.parent
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+ENGINES = {"onnx": "requirements.txt", "torchvision": "requirements-torch.txt"}
+"""What can run a model, in the order in which `auto` tries it, and the file that pins what it needs."""
 STORAGE = re.compile(r"(redis|valkey)(s|\+(unix|cluster|sentinel))?|memcached|mongodb")
 MAX_SECRETS = 10
 
@@ -144,7 +146,7 @@ class Settings:
     engine: str = _setting(
         "AUGU_ENGINE",
         "auto",
-        _one_of("auto", "onnx", "torchvision"),
+        _one_of("auto", *ENGINES),
         "`onnx` runs the model's export, `torchvision` the module itself; `auto` takes the export if there is one.",
     )
     weights_url: str = _setting(

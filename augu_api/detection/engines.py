@@ -10,18 +10,16 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from augu_api.config import Settings
+from augu_api.config import ENGINES, Settings
 from augu_api.detection import Detection, Detector, ModelUnavailable
 from augu_api.detection.catalogue import Model, find
 
-NEEDS = {
-    "onnx": "requirements.txt",
+NEEDS = ENGINES | {
     "training.train": "requirements-train.txt",
     "training.evaluate": "requirements-train.txt",
 }
 SAME_BOX = 0.8  # two boxes that overlap more than this are one
 logger = logging.getLogger(__name__)
-ENGINES = "onnx", "torchvision"  # in the order in which `auto` tries them
 BLANK = np.zeros((480, 640, 3), np.uint8)
 MAX_ASPECT = 128  # a thinner photo is padded, since fitting it would leave its short side no pixel
 
