@@ -14,10 +14,10 @@ from urllib.parse import urlsplit
 
 ROOT = Path(__file__).resolve().parent.parent
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-ENGINES = {"onnx": "requirements.txt", "torchvision": "requirements-torch.txt"}
-"""What can run a model, in the order in which `auto` tries it, and the file that pins what it needs."""
 STORAGE = re.compile(r"(redis|valkey)(s|\+(unix|cluster|sentinel))?|memcached|mongodb")
 MAX_SECRETS = 10
+ENGINES = {"onnx": "requirements.txt", "torchvision": "requirements-torch.txt"}
+"""The engines in the order in which `auto` tries them, each with the file that pins its requirements."""
 
 
 class SettingsError(Exception):
@@ -117,15 +117,15 @@ class Settings:
         "AUGU_SECRET_KEY",
         "",
         _secret,
-        "Signs the tokens, at least 32 characters. In development one is made and kept in the data folder.",
+        "Signs the tokens; at least 32 characters. In development, one is created in the data folder.",
         "made on first start",
     )
     secret_keys: tuple[str, ...] = _setting(
         "AUGU_SECRET_KEYS",
         (),
         _secrets,
-        "Instead of it, to change the secret and keep the tokens: up to 10, comma-separated. "
-        "The first signs, all are accepted.",
+        "Use it instead of `AUGU_SECRET_KEY` to change the secret and keep the tokens valid: up to 10, "
+        "comma-separated. The first one signs, all are accepted.",
         "`AUGU_SECRET_KEY` alone",
     )
     data_dir: Path = _setting(
@@ -135,27 +135,31 @@ class Settings:
         "DATABASE_URL", "", _database, "`postgresql://user:password@host/name`, or SQLite.", "SQLite in the data folder"
     )
     ratelimit_storage: str = _setting(
-        "AUGU_RATELIMIT_STORAGE", "", _storage, "Where requests are counted: `redis://host:6379`.", "the database"
+        "AUGU_RATELIMIT_STORAGE",
+        "",
+        _storage,
+        "Where requests are counted, for example `redis://host:6379`.",
+        "the database",
     )
     ban_minutes: int = _setting(
-        "AUGU_BAN_MINUTES", 10, _positive, "How long a user is banned after 50 replies of 429 within as long."
+        "AUGU_BAN_MINUTES", 10, _positive, "A user who gets 50 replies of 429 within this time is banned for as long."
     )
     model: str = _setting(
-        "AUGU_MODEL", "bundled", str, "A name that `augu-api weights list` shows, or the folder of a model."
+        "AUGU_MODEL", "bundled", str, "A name from `augu-api weights list`, or the folder of a model."
     )
     engine: str = _setting(
         "AUGU_ENGINE",
         "auto",
         _one_of("auto", *ENGINES),
-        "`onnx` runs the model's export, `torchvision` the module itself; `auto` takes the export if there is one.",
+        "`onnx` runs the model's export, `torchvision` the module itself; `auto` uses the export if there is one.",
     )
     weights_url: str = _setting(
         "AUGU_WEIGHTS_URL",
         "https://download.pytorch.org/models",
         _web_url,
-        "Where `augu-api weights pull` finds the published files: a mirror, for example.",
+        "Where `augu-api weights pull` downloads the published files: a mirror, for example.",
     )
-    max_pixels: int = _setting("AUGU_MAX_PIXELS", 25_000_000, _positive, "A photo with more pixels is refused.")
+    max_pixels: int = _setting("AUGU_MAX_PIXELS", 25_000_000, _positive, "Photos with more pixels are refused.")
     queue: int = _setting(
         "AUGU_QUEUE", 8, _positive, "How many requests may wait for a worker's detector; the next one gets 503."
     )
@@ -167,16 +171,16 @@ class Settings:
         "`0`",
     )
     metrics_token: str = _setting(
-        "AUGU_METRICS_TOKEN", "", _secret, "Bearer token for `GET /metrics`, at least 32 characters.", "refused to all"
+        "AUGU_METRICS_TOKEN", "", _secret, "Bearer token for `GET /metrics`; at least 32 characters.", "no access"
     )
     metrics_dir: Path | None = _setting(
-        "PROMETHEUS_MULTIPROC_DIR", None, _path, "Where the workers' metrics meet.", "made by gunicorn.conf.py"
+        "PROMETHEUS_MULTIPROC_DIR", None, _path, "Where the workers keep their metrics.", "made by gunicorn.conf.py"
     )
-    docs_url: str = _setting("AUGU_DOCS_URL", "/docs", str, "The documentation that a 403 points to.")
+    docs_url: str = _setting("AUGU_DOCS_URL", "/docs", str, "The address of the documentation in the message of a 403.")
     workers: int = _setting(
-        "WEB_CONCURRENCY", CORES, _positive, "Worker processes; each loads the model once.", "one for each core"
+        "WEB_CONCURRENCY", CORES, _positive, "Worker processes; each loads the model once.", "one per core"
     )
-    port: int = _setting("PORT", 8000, _positive, "The port; if it is set, gunicorn listens on every address.")
+    port: int = _setting("PORT", 8000, _positive, "The port. If it is set, gunicorn listens on every address.")
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = os.environ) -> Self:
