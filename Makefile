@@ -11,31 +11,31 @@ run: install $(if $(filter torchvision,$(ENGINE)),.venv/torch)  ## serve on http
 
 install: .venv/run
 
-test: .venv/test  ## run every test whose servers are there
+test: .venv/test  ## run all tests; those that need a server that is not installed are skipped
 	$(BIN)/pytest $(or $(ARGS),--cov --cov-report=term --cov-fail-under=95)
 
-check: .venv/test  ## what pre-commit and CI check beside the tests
+check: .venv/test  ## run the linter, the formatter and the type checker
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 
-train: .venv/train  ## train a model further: make train ARGS="bundled --images ..."
+train: .venv/train  ## fine-tune a model: make train ARGS="bundled --images ..."
 	$(BIN)/augu-api weights train $(or $(ARGS),--help)
 
-screenshots: .venv/test  ## draw the pictures of README.md anew
+screenshots: .venv/test  ## generate the pictures in README.md
 	AUGU_SCREENSHOTS=docs $(BIN)/pytest tests/test_page.py -k screenshots
 
-fuzz: .venv/fuzz  ## look for bodies that are read wrongly: make fuzz ARGS="-max_total_time=3600 corpus"
+fuzz: .venv/fuzz  ## look for request bodies that are parsed wrongly: make fuzz ARGS="-max_total_time=3600 corpus"
 	$(BIN)/python -m tests.fuzz $(ARGS)
 
-soak: .venv/test  ## load, faults and hostile input for a while: make soak MINUTES=30
+soak: .venv/test  ## run load, faults and hostile input against an installation: make soak MINUTES=30
 	$(BIN)/python -m tests.soak $(or $(MINUTES),5)
 
-bench: .venv/bench  ## measure this service beside others; needs h2load (nghttp2-client)
+bench: .venv/bench  ## compare this service's speed with others; needs h2load (nghttp2-client)
 	$(BIN)/python benchmarks/run.py
 
 settings: .venv/test  ## generate the table in docs/settings.md
 	$(BIN)/python -m tests.readme
 
-lock: .venv/test  ## pin what setup.cfg asks for
+lock: .venv/test  ## update the pinned requirements from setup.cfg
 	$(COMPILE) -o requirements.txt
 	$(COMPILE) -c requirements.txt --extra torch -o requirements-torch.txt
 	$(COMPILE) -c requirements-torch.txt --extra torch --extra train -o requirements-train.txt

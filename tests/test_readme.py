@@ -92,9 +92,12 @@ def test_links(document: Path) -> None:
 
 
 @pytest.mark.parametrize("document", MARKDOWN, ids=lambda path: str(path.relative_to(ROOT)))
-def test_tests_that_are_named_exist(document: Path) -> None:
-    """A test file or a test that a document names is there."""
-    named = re.findall(r"(test_\w+\.py)(?:::(test_\w+))?", document.read_text())
+def test_names_of_files_and_tests(document: Path) -> None:
+    """A file of this project or a test that a document names is there."""
+    text = document.read_text()
+    files = re.findall(r"`((?:augu_api|benchmarks|deploy|docs|examples|tests|weights)/[\w./-]*)`", text)
+    assert [file for file in files if not (ROOT / file).exists()] == []
+    named = re.findall(r"(test_\w+\.py)(?:::(test_\w+))?", text)
     assert [
         (file, test)
         for file, test in named
