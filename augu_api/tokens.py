@@ -5,15 +5,12 @@ The header is exactly {"alg":"HS256"}; a user id is a 64-bit integer, the time i
 
 import hmac
 import re
-from binascii import Error
+from base64 import urlsafe_b64decode, urlsafe_b64encode
 from typing import NamedTuple
 
-from joserfc import jws
-from joserfc.jwk import OctKey
-from joserfc.util import urlsafe_b64decode
-
 MAX_ID = 2**63 - 1
-PAYLOAD = re.compile(r"([0-9]{1,19}):([0-9]{1,19})")
+HEADER = "eyJhbGciOiJIUzI1NiJ9"  # {"alg":"HS256"} in base64url
+PAYLOAD = re.compile(rb"([0-9]{1,19}):([0-9]{1,19})")
 
 
 class Token(NamedTuple):
@@ -23,8 +20,8 @@ class Token(NamedTuple):
     issued_at: int
 
 
-NOBODYS = Token(0, 0)
-"""What no user has."""
+NO_TOKEN = Token(0, 0)
+"""A token that no user has."""
 
 
 class InvalidToken(ValueError):
@@ -32,33 +29,43 @@ class InvalidToken(ValueError):
 
 
 class BadSignature(InvalidToken):
-    """The text is a token in form, but none of our secrets signed it."""
+    """The text has the form of a token, but none of our secrets signed it."""
 
 
 def issue(secret: str, token: Token) -> str:
-    """The token's text, signed by `secret`; the same token always gives the same text."""
-    payload = f"{token.user_id}:{token.issued_at}"
-    return jws.serialize_compact({"alg": "HS256"}, payload, OctKey.import_key(secret))
+    """The token's text, signed with `secret`; the same token always gives the same text."""
+    signed = f"{HEADER}.{_base64url(f'{token.user_id}:{token.issued_at}'.encode())}"
+    return f"{signed}.{_base64url(hmac.digest(secret.encode(), signed.encode(), 'sha256'))}"
 
 
 def read(secrets: tuple[str, ...], text: str) -> Token:
-    """Read what `text` says, or raise InvalidToken; BadSignature if it is one in form.
+    """Return the token that `text` is, or raise InvalidToken: BadSignature if only the signature is wrong.
 
-    Signing it again and comparing whole texts leaves no room for another algorithm, header or encoding. Each secret is
-    tried whether an earlier one fits or not, so that the time tells nothing.
+    The token is issued again and the whole texts are compared, so no other algorithm, header or encoding can pass.
+    Every secret is tried even after one fits, so that the time taken does not tell which one did.
     """
-    try:
-        given = text.encode("ascii")
-        payload = urlsafe_b64decode(given.split(b".")[1]).decode("ascii")
-    except (IndexError, UnicodeError, Error) as error:
-        raise InvalidToken from error
-    said = PAYLOAD.fullmatch(payload)
-    if not said:
-        raise InvalidToken
-    token = Token(int(said[1]), int(said[2]))
-    if max(token) > MAX_ID:
-        raise InvalidToken
+    token = _claimed(text)
+    given = text.encode()
     fits = [hmac.compare_digest(issue(secret, token).encode(), given) for secret in secrets]
     if not any(fits):
         raise BadSignature
     return token
+
+
+def _claimed(text: str) -> Token:
+    """What the text says, not yet verified. Raises InvalidToken."""
+    try:
+        payload = text.encode("ascii").split(b".")[1]
+        claim = PAYLOAD.fullmatch(urlsafe_b64decode(payload + b"=="))
+    except (IndexError, ValueError) as error:
+        raise InvalidToken from error
+    if not claim or _base64url(claim[0]) != payload.decode():
+        raise InvalidToken
+    token = Token(int(claim[1]), int(claim[2]))
+    if max(token) > MAX_ID:
+        raise InvalidToken
+    return token
+
+
+def _base64url(data: bytes) -> str:
+    return urlsafe_b64encode(data).decode().rstrip("=")

@@ -1,14 +1,19 @@
 """A token is exactly what was issued, and a bitfield exactly what is documented."""
 
+import ast
 import base64
 import hmac
+from pathlib import Path
+from types import ModuleType
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from augu_api import tokens
 from augu_api.flags import DEFAULT_FLAGS, Flag
 from augu_api.tokens import BadSignature, InvalidToken, Token, issue, read
+from augu_api.web import monitoring
 
 SECRET = "a secret of at least 32 characters"
 HEADER = '{"alg":"HS256"}'
@@ -22,7 +27,7 @@ def b64(data: bytes) -> str:
 
 
 def jws(header: str = HEADER, payload: str = PAYLOAD, secret: str = SECRET, digest: str = "sha256") -> str:
-    """A compact JWS as RFC 7515 has it, made without the library."""
+    """A compact JWS as RFC 7515 defines it, for any header, payload and digest."""
     signed = f"{b64(header.encode())}.{b64(payload.encode())}"
     return f"{signed}.{b64(hmac.digest(secret.encode(), signed.encode(), digest))}"
 
@@ -49,6 +54,46 @@ def test_form() -> None:
     text = issue(SECRET, TOKEN)
     assert text == issue(SECRET, TOKEN) == jws()
     assert text.startswith("eyJhbGciOiJIUzI1NiJ9.MzY3MzAyNTkzNzUzNjQ1MDU3OjE2MTk3ODIzMDA2NjQ.")
+
+
+ISSUED = [  # by joserfc 1.8.0
+    (
+        "a secret of at least 32 characters",
+        Token(367302593753645057, 1619782300664),
+        "eyJhbGciOiJIUzI1NiJ9.MzY3MzAyNTkzNzUzNjQ1MDU3OjE2MTk3ODIzMDA2NjQ.uRDiHSbqZSb3ZwRwgMcs7eHprJjn7nwuBJHq_vq6ss4",
+    ),
+    (
+        "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef",
+        Token(1, 0),
+        "eyJhbGciOiJIUzI1NiJ9.MTow.dmDKiYzbOzyVQmMEs05xrc43puQ-5QZQLWKcGgrKmLU",
+    ),
+    (
+        "Geheimnis aus 32 Zeichen: äöüß€☃ 😀",
+        Token(9223372036854775807, 9223372036854775807),
+        "eyJhbGciOiJIUzI1NiJ9.OTIyMzM3MjAzNjg1NDc3NTgwNzo5MjIzMzcyMDM2ODU0Nzc1ODA3.X-FEfS5xHZYmUedqXF3J48jwz8a9uDV7_hn_TyfCGJQ",
+    ),
+    (
+        '{"kty":"oct","k":"c2VjcmV0IGtleQ"}',
+        Token(80351110224678912, 1764169200000),
+        "eyJhbGciOiJIUzI1NiJ9.ODAzNTExMTAyMjQ2Nzg5MTI6MTc2NDE2OTIwMDAwMA.s2bQTkMlMi-32q03Nh9yisXRS1txi7ak9mW5vz_WHpE",
+    ),
+]
+
+
+@pytest.mark.parametrize(("secret", "token", "text"), ISSUED)
+def test_issued_by_another_library(secret: str, token: Token, text: str) -> None:
+    """Tokens issued by releases that used joserfc are still valid, and are issued as the same text."""
+    assert issue(secret, token) == text
+    assert read((secret,), text) == token
+
+
+@pytest.mark.parametrize("module", [tokens, monitoring])
+def test_secrets_are_compared_in_constant_time(module: ModuleType) -> None:
+    """The function that compares a caller's text with a secret calls hmac.compare_digest and uses no == beside it."""
+    tree = ast.parse(Path(module.__file__ or "").read_text())
+    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+    [comparing] = [node for node in functions if "hmac.compare_digest(" in ast.unparse(node)]
+    assert not [node for node in ast.walk(comparing) if isinstance(node, (ast.Eq, ast.NotEq, ast.In, ast.NotIn))]
 
 
 GOOD = jws()

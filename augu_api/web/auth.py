@@ -79,7 +79,7 @@ def _authenticate(text: str | None) -> User:
     try:
         token = tokens.read(service.settings.secret_keys, text or "")
     except tokens.BadSignature:
-        token = tokens.NOBODYS  # the lookup is made all the same, so that the time does not tell what is wrong
+        token = tokens.NO_TOKEN  # the lookup is made all the same, so that the time does not tell what is wrong
     except tokens.InvalidToken:
         raise Refused(401, "token") from None
     with Session(service.lookups) as session:
