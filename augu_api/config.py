@@ -1,7 +1,6 @@
 """The settings, read once from the environment; nothing else reads os.environ."""
 
 import os
-import re
 import secrets
 import stat
 import tempfile
@@ -14,7 +13,7 @@ from urllib.parse import urlsplit
 
 ROOT = Path(__file__).resolve().parent.parent
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-STORAGE = re.compile(r"(redis|valkey)(s|\+(unix|cluster|sentinel))?|memcached|mongodb")
+STORAGE_SCHEMES = ("redis", "rediss", "redis+unix")
 MAX_SECRETS = 10
 ENGINES = {"onnx": "requirements.txt", "torchvision": "requirements-torch.txt"}
 """The engines in the order in which `auto` tries them, each with the file that pins its requirements."""
@@ -61,7 +60,7 @@ def _secrets(text: str) -> tuple[str, ...]:
 
 
 def _has_port(address: str) -> bool:
-    """Whether the port, if there is one, is a number. Its own message would show what it is not: a password, maybe."""
+    """Whether the port, if any, is a number. urlsplit's own message would show the text, which may be a password."""
     try:
         return urlsplit(address).port != 0
     except ValueError:
@@ -69,8 +68,8 @@ def _has_port(address: str) -> bool:
 
 
 def _storage(text: str) -> str:
-    if not STORAGE.fullmatch(text.partition("://")[0]) or not _has_port(text):
-        raise ValueError("must start with redis:// or another scheme of the limits library that workers share")
+    if text.partition("://")[0] not in STORAGE_SCHEMES or not _has_port(text):
+        raise ValueError("must start with redis://, rediss:// or redis+unix://, and its port be a number")
     return text
 
 
@@ -83,15 +82,15 @@ def _web_url(text: str) -> str:
 
 def _database(text: str) -> str:
     scheme, _, rest = text.partition("://")
-    if scheme in ("postgres", "postgresql"):  # Heroku spells the first; SQLAlchemy wants the driver named
+    if scheme in ("postgres", "postgresql"):  # Heroku writes the first; SQLAlchemy wants the driver's name
         scheme = "postgresql+psycopg"
     user, _, host = rest.partition("?")[0].rpartition("@")
     is_file = scheme == "sqlite" and rest.startswith("/")
     is_server = scheme == "postgresql+psycopg" and _has_port(f"//{host}")
     if not is_file and not is_server:
         raise ValueError("must start with sqlite:/// or postgresql://, and its port be a number")
-    if is_server and "@" in user:  # what follows the first one would be taken for the host, and shown
-        raise ValueError("must spell an @ of its password %40")
+    if is_server and "@" in user:  # the text after the first @ would be read as the host, and shown in messages
+        raise ValueError("must write an @ in its password as %40")
     return f"{scheme}://{rest}"
 
 
@@ -105,7 +104,7 @@ def _setting(variable: str, default: Any, parse: Callable[[str], Any], about: st
 
 @dataclass(frozen=True, repr=False)
 class Settings:
-    """Every decision an operator can take, one environment variable each."""
+    """Everything an operator can configure, each by one environment variable."""
 
     env: str = _setting(
         "AUGU_ENV",
@@ -165,10 +164,10 @@ class Settings:
     )
     deepstack: bool = _setting(
         "AUGU_DEEPSTACK",
-        False,
-        _switch,
-        "`1` serves `POST /v1/vision/detection` in DeepStack's protocol as well.",
-        "`0`",
+        default=False,
+        parse=_switch,
+        about="`1` serves `POST /v1/vision/detection` in DeepStack's protocol as well.",
+        shown="`0`",
     )
     metrics_token: str = _setting(
         "AUGU_METRICS_TOKEN", "", _secret, "Bearer token for `GET /metrics`; at least 32 characters.", "no access"
@@ -184,17 +183,17 @@ class Settings:
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = os.environ) -> Self:
-        """Read the environment; an empty variable counts as unset. SettingsError names a bad one."""
+        """Read the environment; an empty variable counts as unset. Raises a SettingsError that names a bad variable."""
         settings, wrong = cls.examine(environ)
         for error in wrong.values():
             raise error
-        return settings._with_secret()
+        return settings.with_secret()
 
     @classmethod
     def examine(cls, environ: Mapping[str, str] = os.environ) -> tuple[Self, dict[str, SettingsError]]:
-        """The settings, with a default in place of each bad value, and what is wrong by variable; makes nothing.
+        """The settings, with defaults in place of bad values, and an error for each bad variable; creates nothing.
 
-        There are no secrets if none is set.
+        If no secret is set, `secret_keys` is empty.
         """
         values, wrong = {}, {}
         for f in fields(cls):
@@ -204,19 +203,13 @@ class Settings:
             except SettingsError as error:
                 wrong[f.metadata["variable"]] = error
         settings = cls(**values)
-        given = [variable for variable in ("AUGU_SECRET_KEY", "AUGU_SECRET_KEYS") if environ.get(variable)]
-        if len(given) > 1:
-            message = "AUGU_SECRET_KEYS: must not be set beside AUGU_SECRET_KEY: add that one to the list"
-            wrong.setdefault("AUGU_SECRET_KEYS", SettingsError(message))
-        if settings.env == "production" and not given:
-            message = "AUGU_SECRET_KEY: must be set in production (openssl rand -hex 32 makes one)"
-            wrong["AUGU_SECRET_KEY"] = SettingsError(message)
+        wrong = _secret_errors(settings.env, environ) | wrong
         keys = settings.secret_keys or ((settings.secret_key,) if settings.secret_key else ())
         url = settings.database_url or f"sqlite:///{settings.data_dir / 'augu.db'}"
         return replace(settings, secret_keys=keys, database_url=url), wrong
 
-    def _with_secret(self) -> Self:
-        """Make the data folder and, unless one is set, the secret that is kept there."""
+    def with_secret(self) -> Self:
+        """The same with a secret: the one in the data folder if none is set. Creates both if they are missing."""
         try:
             self.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
             keys = self.secret_keys or (_kept_secret(self.secret_file),)
@@ -226,22 +219,22 @@ class Settings:
 
     @property
     def secret_file(self) -> Path:
-        """Where a secret that is not set is kept."""
+        """The file of the secret that is made if none is set."""
         return self.data_dir / "secret_key"
 
     @property
     def weights_dir(self) -> Path:
-        """Where pulled weights are kept."""
+        """The folder of pulled weights."""
         return self.data_dir / "weights"
 
     @property
     def engine_threads(self) -> int:
-        """Threads for the detector of one worker, so that all workers together use each core once."""
+        """Threads for each worker's detector, so that all workers together use each core once."""
         return max(1, CORES // self.workers)
 
 
 def given(environ: Mapping[str, str] = os.environ) -> list[str]:
-    """The variables that are set and mean this service, known or not."""
+    """The variables of this service that are set, including unknown names that start with AUGU_."""
     known = {f.metadata["variable"] for f in fields(Settings)}
     return sorted(name for name, value in environ.items() if value and (name in known or name.startswith("AUGU_")))
 
@@ -254,10 +247,22 @@ def _parse(f: "Field[Any]", environ: Mapping[str, str]) -> Any:
         raise SettingsError(f"{variable}: {error}") from error
 
 
+def _secret_errors(env: str, environ: Mapping[str, str]) -> dict[str, SettingsError]:
+    """An error if both variables for the secret are set, or none is set in production."""
+    given = [variable for variable in ("AUGU_SECRET_KEY", "AUGU_SECRET_KEYS") if environ.get(variable)]
+    if len(given) > 1:
+        message = "AUGU_SECRET_KEYS: must not be set beside AUGU_SECRET_KEY: add that one to the list"
+        return {"AUGU_SECRET_KEYS": SettingsError(message)}
+    if env == "production" and not given:
+        message = "AUGU_SECRET_KEY: must be set in production (openssl rand -hex 32 makes one)"
+        return {"AUGU_SECRET_KEY": SettingsError(message)}
+    return {}
+
+
 def _kept_secret(path: Path) -> str:
-    """The secret in `path`, made on first use (mode 0600); of several processes that try, one makes it."""
+    """The secret in `path`, created on first use (mode 0600); if several processes try, one creates it."""
     if not path.exists():
-        with tempfile.NamedTemporaryFile("w", dir=path.parent) as file:  # made with mode 0600
+        with tempfile.NamedTemporaryFile("w", dir=path.parent) as file:  # created with mode 0600
             file.write(secrets.token_hex(32))
             file.flush()
             with suppress(FileExistsError):
@@ -270,6 +275,6 @@ def _kept_secret(path: Path) -> str:
 
 
 def hide(path: Path) -> None:
-    """Take a file from all but its owner and its group, where it is there and ours."""
+    """Take all access to a file away from others than its owner and group, if it exists and is ours."""
     with suppress(OSError):
         path.chmod(stat.S_IMODE(path.stat().st_mode) & ~0o007)

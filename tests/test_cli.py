@@ -205,13 +205,18 @@ def test_failure(run: Run, alice: str, command: list[str], env: dict[str, str], 
     assert_one_line(run(*command, **env), message)
 
 
-@pytest.mark.parametrize("variable", ["DATABASE_URL", "AUGU_RATELIMIT_STORAGE"])
-def test_unreachable(run: Run, alice: str, variable: str) -> None:
-    """If PostgreSQL or Redis does not answer, that is one line too."""
-    scheme = "postgresql" if variable == "DATABASE_URL" else "redis"
+UNREACHABLE = [
+    ("DATABASE_URL", "postgresql", "The database"),
+    ("AUGU_RATELIMIT_STORAGE", "redis", "The rate limit storage (AUGU_RATELIMIT_STORAGE)"),
+]
+
+
+@pytest.mark.parametrize(("variable", "scheme", "part"), UNREACHABLE)
+def test_unreachable(run: Run, alice: str, variable: str, scheme: str, part: str) -> None:
+    """If PostgreSQL or Redis does not answer, one line says which of them it is."""
     result = run("users", "show", "alice", **{variable: f"{scheme}://127.0.0.1:{free_port()}"})
     assert_one_line(result, "refused")
-    assert "The database cannot be used: " in result.stderr
+    assert f"Error: {part} cannot be used: " in result.stderr
 
 
 def test_a_newer_database(run: Run, alice: str, tmp_path: Path) -> None:

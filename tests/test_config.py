@@ -1,6 +1,9 @@
 """Each decision of an operator is one environment variable, read once and refused by name."""
 
+import os
 import stat
+import subprocess
+import sys
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -62,6 +65,8 @@ GOOD: list[tuple[str, str, Any]] = [
     ("DATABASE_URL", PSYCOPG, PSYCOPG),
     ("DATABASE_URL", "postgres://augu:a#b/c:d@localhost/augu", "postgresql+psycopg://augu:a#b/c:d@localhost/augu"),
     ("AUGU_RATELIMIT_STORAGE", "redis://localhost:6379", "redis://localhost:6379"),
+    ("AUGU_RATELIMIT_STORAGE", "rediss://:a@localhost:6380/1", "rediss://:a@localhost:6380/1"),
+    ("AUGU_RATELIMIT_STORAGE", "redis+unix:///run/redis.sock", "redis+unix:///run/redis.sock"),
     ("AUGU_BAN_MINUTES", "1", 1),
     ("AUGU_MODEL", "resnet50", "resnet50"),
     ("AUGU_ENGINE", "torchvision", "torchvision"),
@@ -131,6 +136,11 @@ BAD = [(variable, text) for variable in NUMBERS for text in ("0", "-1", "1.5", "
     ("AUGU_RATELIMIT_STORAGE", "redis://:hun/ter2@localhost"),
     ("AUGU_RATELIMIT_STORAGE", "rediss+unix://localhost"),
     ("AUGU_RATELIMIT_STORAGE", "memory://"),
+    ("AUGU_RATELIMIT_STORAGE", "memcached://localhost:11211"),
+    ("AUGU_RATELIMIT_STORAGE", "mongodb://localhost:27017"),
+    ("AUGU_RATELIMIT_STORAGE", "redis+cluster://localhost:7000"),
+    ("AUGU_RATELIMIT_STORAGE", "redis+sentinel://localhost:26379/augu"),
+    ("AUGU_RATELIMIT_STORAGE", "valkey://localhost:6379"),
     ("AUGU_RATELIMIT_STORAGE", "carrier-pigeon://localhost"),
     ("AUGU_WEIGHTS_URL", "file:///etc"),
     ("AUGU_WEIGHTS_URL", "mirror.example.org"),
@@ -239,3 +249,34 @@ def test_secrets_are_not_shown(tmp_path: Path) -> None:
 def test_engine_threads(tmp_path: Path, workers: int, threads: int) -> None:
     """The workers' detectors together use each core once, and each has one thread at least."""
     assert read(tmp_path, WEB_CONCURRENCY=str(workers)).engine_threads == threads
+
+
+EXTRAS = [
+    ("psycopg", "postgresql", "DATABASE_URL", "postgresql://augu:swordfish@127.0.0.1/augu"),
+    ("redis", "redis", "AUGU_RATELIMIT_STORAGE", "redis://:swordfish@127.0.0.1"),
+]
+
+
+@pytest.mark.parametrize(("package", "extra", "variable", "url"), EXTRAS, ids=["psycopg", "redis"])
+@pytest.mark.parametrize(
+    "command", [["augu-api", "users", "list"], ["gunicorn", "--bind", "127.0.0.1:0"]], ids=" ".join
+)
+def test_a_missing_extra(tmp_path: Path, command: list[str], package: str, extra: str, variable: str, url: str) -> None:
+    """A setting whose package is not installed ends the start with one line that says what to install."""
+    (tmp_path / f"{package}.py").write_text(f"raise ModuleNotFoundError('No module named {package}')")
+    given = {"AUGU_DATA_DIR": str(tmp_path), "WEB_CONCURRENCY": "1", "PYTHONPATH": str(tmp_path), variable: url}
+    done = subprocess.run(
+        [Path(sys.executable).with_name(command[0]), *command[1:]],
+        env=os.environ | given,
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode in (1, 3)
+    [line] = [line for line in done.stdout.splitlines() if "Error: " in line]
+    assert line.endswith(f"Error: {variable}: needs the package {package}: pip install 'augu-api[{extra}]'")
+    assert "Traceback" not in done.stdout
+    assert "swordfish" not in done.stdout

@@ -1,29 +1,35 @@
 """Requests are counted exactly, in the database or in a Redis, and a caller who goes on asking is banned."""
 
 import math
+import shlex
+import shutil
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
 import pytest
 import redis as redis_client
+import trustme
 from flask import Flask
 from hypothesis import given
 from hypothesis import strategies as st
 from limits.errors import StorageError
-from sqlalchemy import Engine, select, text
+from sqlalchemy import Engine, event, select, text
 from sqlalchemy.orm import Session
 
 from augu_api.app import create_app
-from augu_api.config import Settings
+from augu_api.config import STORAGE_SCHEMES, Settings
 from augu_api.store import accounts, database
 from augu_api.store.models import Count, User
 from augu_api.store.quotas import DatabaseStorage, QuotaExceeded, Quotas
-from augu_api.web.service import KEY
-from tests.helpers import OBJECTS, AtOnce, FakeDetector, add_user_to, wait_until
+from augu_api.web.admission import QueueFull
+from augu_api.web.service import KEY, Service
+from tests.helpers import OBJECTS, AtOnce, FakeDetector, add_user_to, answers, free_port, missing, wait_until
 
 
 @pytest.fixture
@@ -129,6 +135,8 @@ def test_processes(engine: Engine, database_url: str, at_once: AtOnce) -> None:
 
 CALLS: dict[str, Callable[[DatabaseStorage], object]] = {
     "incr": lambda storage: storage.incr("a", 60),
+    "count": lambda storage: storage.count("a", 60),
+    "window": lambda storage: storage.window("a"),
     "get": lambda storage: storage.get("a"),
     "get_expiry": lambda storage: storage.get_expiry("a"),
     "reset": lambda storage: storage.reset(),
@@ -226,6 +234,40 @@ def test_counting_tells_what_is_left(counted: Flask) -> None:
         assert quota.ends == pytest.approx(quotas.left(user).ends, abs=1.5)  # Redis tells whole seconds
 
 
+@pytest.fixture(scope="module")
+def redis_urls(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """A Redis that is reached by TCP, by TLS and by a socket file; the URL for each scheme."""
+    if shutil.which("redis-server") is None:
+        missing("redis-server")
+    folder, plain, tls = tmp_path_factory.mktemp("redis"), free_port(), free_port()
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(folder / "ca.pem")
+    authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(folder / "server.pem")
+    options = f"""
+        --port {plain} --tls-port {tls} --tls-auth-clients no --unixsocket redis.sock --save ""
+        --tls-cert-file server.pem --tls-key-file server.pem --tls-ca-cert-file ca.pem
+    """
+    process = subprocess.Popen(["redis-server", *shlex.split(options)], cwd=folder, stdout=subprocess.DEVNULL)
+    wait_until(lambda: answers(plain) and answers(tls) and (folder / "redis.sock").exists())
+    yield {
+        "redis": f"redis://127.0.0.1:{plain}",
+        "rediss": f"rediss://127.0.0.1:{tls}?ssl_ca_certs={folder / 'ca.pem'}",
+        "redis+unix": f"redis+unix://{folder / 'redis.sock'}",
+    }
+    process.terminate()
+    process.wait()
+
+
+@pytest.mark.parametrize("scheme", STORAGE_SCHEMES)
+def test_every_scheme_counts(redis_urls: dict[str, str], settings: Settings, scheme: str) -> None:
+    """Each scheme that the setting accepts counts requests, with the packages that are installed."""
+    quotas = Quotas(database.connect(settings.database_url), redis_urls[scheme], 1)
+    assert quotas.check()
+    user = User(id=STORAGE_SCHEMES.index(scheme), coefficient=2 / 60)
+    assert outcomes(quotas, user, 3) == [True, True, False]
+    assert quotas.left(user).remaining == 0
+
+
 def let_through(place: Place) -> int:
     quotas = place.app().extensions[KEY].quotas
     return sum(outcomes(quotas, User(id=1, coefficient=0.8), 11))
@@ -309,6 +351,69 @@ def test_users_gone(counted: Flask, detector: FakeDetector, photo: str) -> None:
         connection.execute(text("DROP TABLE users"))
     assert client.post(OBJECTS, data=photo, headers=headers).status_code == 503
     assert detector.seen == []
+
+
+def test_a_changed_cap_starts_a_new_window(counted: Flask) -> None:
+    """A user whose cap was changed has all of the new cap at once: requests under the old one do not count."""
+    quotas = counted.extensions[KEY].quotas
+    before, after = User(id=1, coefficient=2 / 60), User(id=1, coefficient=3 / 60)
+    assert outcomes(quotas, before, 3) == [True, True, False]
+    assert quotas.left(after).remaining == 3
+    assert outcomes(quotas, after, 4) == [True, True, True, False]
+    assert quotas.left(before).remaining == 0
+
+
+@contextmanager
+def statements(engine: Engine) -> Iterator[list[str]]:
+    """The first word of each SQL statement that is sent meanwhile."""
+    sent: list[str] = []
+
+    def note(_: object, __: object, statement: str, *___: object) -> None:
+        sent.append(statement.split(maxsplit=1)[0])
+
+    event.listen(engine, "before_cursor_execute", note)
+    yield sent
+    event.remove(engine, "before_cursor_execute", note)
+
+
+USER, COUNTED, LEFT = "SELECT", "INSERT", "SELECT"
+
+
+@pytest.mark.parametrize("place", ["sqlite", "postgresql"], indirect=True)
+def test_statements(counted: Flask) -> None:
+    """Each request looks up its user once, and counts or reads the quota once; a 429 counts the refusal as well."""
+    service, client = counted.extensions[KEY], counted.test_client()
+    headers = {"Authorization": add_user_to(service, coefficient=1 / 60)}
+    sent = {}
+    for status in (200, 429):
+        with statements(service.engine) as sent[status]:
+            assert client.get("/session", headers=headers).status_code == status
+    headers = {"Authorization": add_user_to(service, "bob")}
+    with fill(service), statements(service.engine) as sent[503]:
+        assert client.post(OBJECTS, data="x", headers=headers).status_code == 503
+    with Session(service.engine) as session, session.begin():
+        accounts.ban(accounts.find(session, "bob"))
+    with statements(service.engine) as sent[403]:
+        assert client.get("/session", headers=headers).status_code == 403
+    with statements(service.engine) as sent[401]:
+        assert client.get("/session").status_code == 401
+    assert sent == {
+        200: [USER, COUNTED],
+        429: [USER, COUNTED, COUNTED],
+        503: [USER, LEFT],
+        403: [USER, LEFT],
+        401: [],
+    }
+
+
+@contextmanager
+def fill(service: Service) -> Iterator[None]:
+    """Take every slot."""
+    with ExitStack() as taken:
+        with suppress(QueueFull):
+            while True:
+                taken.enter_context(service.admission.slot())
+        yield
 
 
 def test_reset_is_rounded_up(storage: DatabaseStorage, engine: Engine) -> None:

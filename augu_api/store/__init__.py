@@ -1,1 +1,1 @@
-"""What is kept: users, their bans and their counts, in a database."""
+"""The database: users, their bans, and counts of their requests."""

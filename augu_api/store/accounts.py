@@ -1,4 +1,4 @@
-"""Create, find and change users. Each function takes a Session; whoever opened it commits."""
+"""Create, find and change users. Each function takes a Session, which the caller commits."""
 
 import random
 import re
@@ -12,19 +12,19 @@ from augu_api.store.models import User
 from augu_api.tokens import MAX_ID, Token
 
 NAME = re.compile(r"(?![0-9]+$)[\w.@+-]{1,64}")
-DISCORD_EPOCH = 1_420_070_400_000  # 2015 in milliseconds: where snowflakes start counting
+DISCORD_EPOCH = 1_420_070_400_000  # the start of 2015 in milliseconds, from which snowflakes count
 MAX_COEFFICIENT = 1_000_000.0
 BEARER = select(User).where(User.id == bindparam("user_id"), User.issued_at == bindparam("issued_at"))  # built once
 
 
 class AccountError(ValueError):
-    """What was asked of an account cannot be done; the message says why."""
+    """An account cannot be created, found or changed as asked; the message says why."""
 
 
 def create(
     session: Session, name: str, *, id: int | None = None, flags: Flag = NO_FLAGS, coefficient: float = 0.8
 ) -> User:
-    """Add a user with the default flags and those given. Raises AccountError."""
+    """Add a user with the default flags and the given ones. Raises AccountError."""
     if not NAME.fullmatch(name):
         raise AccountError("A name has 1 to 64 letters, digits or . _ @ + - and is not a number.")
     if id is not None and not 0 < id <= MAX_ID:
@@ -40,12 +40,13 @@ def create(
     return user
 
 
-def find(session: Session, who: str) -> User:
-    """The user of that id or name, to be changed: others wait until the session ends. Raises AccountError."""
-    is_id = re.fullmatch("[0-9]{1,19}", who) and int(who) <= MAX_ID
-    found = session.scalar(select(User).where(User.id == int(who) if is_id else User.name == who).with_for_update())
+def find(session: Session, id_or_name: str) -> User:
+    """The user with that id or name, locked for a change until the session ends. Raises AccountError."""
+    is_id = re.fullmatch("[0-9]{1,19}", id_or_name) and int(id_or_name) <= MAX_ID
+    condition = User.id == int(id_or_name) if is_id else User.name == id_or_name
+    found = session.scalar(select(User).where(condition).with_for_update())
     if found is None:
-        raise AccountError(f"There is no user {who}.")
+        raise AccountError(f"There is no user {id_or_name}.")
     return found
 
 
@@ -55,7 +56,7 @@ def everyone(session: Session) -> list[User]:
 
 
 def bearer(session: Session, token: Token) -> User | None:
-    """The user whose current token this is."""
+    """The user whose current token this is, if any."""
     return session.scalar(BEARER, token._asdict())
 
 
@@ -67,7 +68,7 @@ def set_coefficient(user: User, coefficient: float) -> None:
 
 
 def ban(user: User, seconds: float | None = None) -> None:
-    """Ban for that long, or for good."""
+    """Ban the user for that long, or permanently."""
     if seconds is None:
         user.flags |= Flag.BANNED
     else:
@@ -75,13 +76,13 @@ def ban(user: User, seconds: float | None = None) -> None:
 
 
 def unban(user: User) -> None:
-    """Lift every ban."""
+    """Lift both kinds of ban."""
     user.flags &= ~Flag.BANNED
     user.banned_until = None
 
 
 def regenerate(user: User) -> Token:
-    """The user's new token; the one before is dead once the session commits."""
+    """The user's new token; the old one stops working when the session commits."""
     user.issued_at = max(_milliseconds(), user.issued_at + 1)
     return current_token(user)
 

@@ -1,4 +1,4 @@
-"""Connect to the application's database, and bring its tables up to date."""
+"""Connect to the application's database and migrate its tables."""
 
 import os
 import sqlite3
@@ -15,21 +15,28 @@ from alembic.script import ScriptDirectory
 from limits.errors import StorageError
 from sqlalchemy import Connection, Dialect, Engine, NullPool, create_engine, event, make_url, text
 from sqlalchemy.engine.interfaces import DBAPIConnection, DBAPICursor
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from augu_api.config import hide
+from augu_api.config import SettingsError, hide
 
 BUSY_SECONDS = 30
-PATIENCE = {"connect_timeout": "5", "tcp_user_timeout": "5000"}  # libpq's: seconds, milliseconds
-MIGRATION_LOCK = 0x61756775  # any number that every process of the application agrees on
+INSTALL = "pip install 'augu-api[{}]'"
+TIMEOUTS = {"connect_timeout": "5", "tcp_user_timeout": "5000"}  # libpq's names: seconds, milliseconds
+MIGRATION_LOCK = 0x61756775  # an arbitrary number, the same in every process of the application
 
 
 def connect(url: str) -> Engine:
-    """An engine for a `sqlite:///` or `postgresql+psycopg://` URL; no connection is opened yet."""
-    engine = create_engine(url, pool_pre_ping=not url.startswith("sqlite"))  # a file does not hang up
+    """An engine for a `sqlite:///` or `postgresql+psycopg://` URL; no connection is opened yet.
+
+    Raises SettingsError if the driver is not installed.
+    """
+    try:
+        engine = create_engine(url, pool_pre_ping=not url.startswith("sqlite"))  # a file does not hang up
+    except ImportError:
+        raise SettingsError(f"DATABASE_URL: needs the package psycopg: {INSTALL.format('postgresql')}") from None
     if engine.dialect.name == "postgresql":
-        event.listen(engine, "do_connect", _be_impatient)
+        event.listen(engine, "do_connect", _set_timeouts)
     else:
         _keep_private(engine.url.database)
         event.listen(engine, "connect", _prepare_sqlite)
@@ -38,53 +45,63 @@ def connect(url: str) -> Engine:
 
 
 @contextmanager
-def visit(url: str) -> Iterator[Engine]:
-    """An engine for somebody who only looks: a SQLite file that is not there is an error, and stays as it is."""
-    engine = connect(url) if not url.startswith("sqlite") else _visit_file(Path(make_url(url).database or ""))
+def open_existing(url: str) -> Iterator[Engine]:
+    """An engine for looking at a database: a SQLite file that is missing is an error and is not created."""
+    engine = connect(url) if not url.startswith("sqlite") else _existing_file(Path(make_url(url).database or ""))
     try:
         yield engine
     finally:
         engine.dispose()
 
 
-def _visit_file(path: Path) -> Engine:
+def _existing_file(path: Path) -> Engine:
     uri = f"{path.absolute().as_uri()}?mode=rw"
     return create_engine("sqlite://", creator=lambda: sqlite3.connect(uri, uri=True, timeout=5), poolclass=NullPool)
 
 
 def one_statement(engine: Engine) -> Engine:
-    """The same engine for work that is a single statement, each its own transaction."""
+    """The same engine, but each statement is a transaction of its own."""
     return engine.execution_options(isolation_level="AUTOCOMMIT")
 
 
-def _be_impatient(_: Dialect, __: ConnectionPoolEntry, ___: list[Any], options: dict[str, Any]) -> None:
-    """Give a server that is gone a few seconds, not minutes, unless the URL says otherwise."""
-    options.update(PATIENCE | options)
+def _set_timeouts(_: Dialect, __: ConnectionPoolEntry, ___: list[Any], options: dict[str, Any]) -> None:
+    """Wait seconds, not minutes, for a server that does not answer, unless the URL says otherwise."""
+    options.update(TIMEOUTS | options)
 
 
 def _keep_private(name: str | None) -> None:
-    """Make the file, if it is not there, its owner's alone; SQLite gives its log the same mode."""
+    """Create the file, if it is missing, for its owner alone; SQLite gives its log files the same mode."""
     if not name or name == ":memory:" or name.startswith("file:"):
         return
-    with suppress(OSError):  # it is there; or SQLite says better what is wrong
+    with suppress(OSError):  # it exists, or SQLite has the better message
         os.close(os.open(name, os.O_CREAT | os.O_EXCL, 0o600))
     for end in ("", "-wal", "-shm"):
         hide(Path(f"{name}{end}"))
 
 
+def explain(error: SQLAlchemyError | StorageError) -> str:
+    """One line that says what cannot be used, the database or the rate limit storage, and why."""
+    return f"{unavailable(error)} cannot be used: {reason(error)}"
+
+
+def unavailable(error: SQLAlchemyError | StorageError) -> str:
+    """The part that an error comes from: the database, or the storage that AUGU_RATELIMIT_STORAGE names."""
+    is_database = isinstance(_cause(error), SQLAlchemyError)
+    return "The database" if is_database else "The rate limit storage (AUGU_RATELIMIT_STORAGE)"
+
+
 def reason(error: Exception) -> str:
-    """What the driver said, in one line; SQLAlchemy would add the statement."""
-    cause = error.storage_error if isinstance(error, StorageError) else error
+    """The driver's message in one line; SQLAlchemy would add the statement."""
+    cause = _cause(error)
     return " ".join(str(getattr(cause, "orig", cause)).split())
 
 
-def explain(error: DBAPIError | StorageError) -> str:
-    """In one line, why the database or the storage of the counts cannot be used."""
-    return f"The database cannot be used: {reason(error)}"
+def _cause(error: Exception) -> Exception:
+    return error.storage_error if isinstance(error, StorageError) else error
 
 
 def _prepare_sqlite(connection: DBAPIConnection, _: ConnectionPoolEntry) -> None:
-    connection.isolation_level = None  # transactions begin where SQLAlchemy says, not where sqlite3 guesses
+    connection.isolation_level = None  # SQLAlchemy says when a transaction begins; sqlite3 would guess
     cursor = connection.cursor()
     cursor.execute(f"PRAGMA busy_timeout = {BUSY_SECONDS * 1000}")
     _use_wal(cursor)
@@ -93,42 +110,43 @@ def _prepare_sqlite(connection: DBAPIConnection, _: ConnectionPoolEntry) -> None
 
 
 def _use_wal(cursor: DBAPICursor) -> None:
-    """Switch to the write-ahead log; SQLite does not wait for others who switch a new file at the same moment."""
+    """Switch to the write-ahead log; SQLite itself does not wait if another process is switching a new file."""
     deadline = time.monotonic() + BUSY_SECONDS
     while True:
         try:
             cursor.execute("PRAGMA journal_mode = WAL")
-            return
         except sqlite3.OperationalError:
             if time.monotonic() > deadline:
                 raise
             time.sleep(0.02)
+        else:
+            return
 
 
 def _begin_sqlite(connection: Connection) -> None:
-    """Take the write lock at once: a transaction that asks for it later cannot wait and fails instead."""
+    """Take the write lock at the start: a transaction that asks for it later fails instead of waiting."""
     if connection.get_execution_options().get("isolation_level") != "AUTOCOMMIT":
         connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 
 def upgrade(engine: Engine, revision: str = "head") -> None:
-    """Bring the tables up to `revision`; of several processes that try at once, one does it."""
+    """Migrate the tables up to `revision`; if several processes try at once, one of them does it."""
     _migrate(engine, command.upgrade, revision)
 
 
 def downgrade(engine: Engine, revision: str) -> None:
-    """Take the tables back to `revision`."""
+    """Migrate the tables down to `revision`."""
     _migrate(engine, command.downgrade, revision)
 
 
 def current(engine: Engine) -> str | None:
-    """The revision that the tables are at, None if there are none."""
+    """The revision of the tables, or None if there are none."""
     with engine.connect() as connection:
         return MigrationContext.configure(connection).get_current_revision()
 
 
 def revisions() -> list[str]:
-    """The revisions that this release knows, newest first."""
+    """The revisions known to this release, newest first."""
     return [script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions()]
 
 

@@ -1,4 +1,4 @@
-"""What is kept: the users, and how often each called."""
+"""The tables: users, and counts of their requests."""
 
 from sqlalchemy import BigInteger, Dialect, Float, Integer, String
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
@@ -8,24 +8,24 @@ from augu_api.flags import DEFAULT_FLAGS, Flag
 
 
 class Bitfield(TypeDecorator[Flag]):
-    """A Flag, kept as an integer."""
+    """A Flag, stored as an integer."""
 
     impl = Integer
     cache_ok = True
 
-    def process_bind_param(self, value: Flag | None, dialect: Dialect) -> int | None:
+    def process_bind_param(self, value: Flag | None, _dialect: Dialect) -> int | None:
         return None if value is None else int(value)
 
-    def process_result_value(self, value: int | None, dialect: Dialect) -> Flag | None:
+    def process_result_value(self, value: int | None, _dialect: Dialect) -> Flag | None:
         return None if value is None else Flag(value)
 
 
 class Base(DeclarativeBase):
-    """The tables."""
+    """The base class of all tables."""
 
 
 class User(Base):
-    """Somebody with a token. Times are Unix times: `issued_at` in milliseconds, `banned_until` in seconds."""
+    """A user of the API. Times are Unix times: `issued_at` in milliseconds, `banned_until` in seconds."""
 
     __tablename__ = "users"
 
@@ -41,7 +41,7 @@ class User(Base):
         return flags in self.flags
 
     def is_banned(self, now: float) -> bool:
-        """Whether the user is banned at that time, for good or for a while."""
+        """Whether the user is banned at that time, permanently or temporarily."""
         return Flag.BANNED in self.flags or (self.banned_until is not None and now < self.banned_until)
 
     @property
@@ -51,7 +51,7 @@ class User(Base):
 
 
 class Count(Base):
-    """How often something happened in the window that ends at `expires_at` (Unix time, seconds)."""
+    """How many times something happened in the window that ends at `expires_at` (Unix time in seconds)."""
 
     __tablename__ = "counts"
 

@@ -1,22 +1,23 @@
-"""How many requests a user may make, and the ban for those who go on asking."""
+"""Rate limits: a window for each user, and a temporary ban for a user who ignores the refusals."""
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import cast
 
 from limits import RateLimitItemPerMinute
-from limits.errors import ConfigurationError
+from limits.errors import ConfigurationError, StorageError
 from limits.storage import Storage, storage_from_string
 from limits.strategies import FixedWindowRateLimiter
-from sqlalchemy import Engine, delete, select, text
+from sqlalchemy import Connection, Engine, delete, select, text
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from augu_api.config import SettingsError
 from augu_api.store import accounts
-from augu_api.store.database import one_statement
+from augu_api.store.database import INSTALL, one_statement
 from augu_api.store.models import Count, User
 
 WINDOW = 60  # seconds
@@ -33,7 +34,7 @@ COUNT = text("""
 
 @dataclass(frozen=True)
 class Quota:
-    """A user's window: the cap, how many requests were counted, and when it ends (Unix time)."""
+    """A user's window: its cap, the requests counted so far, and when it ends (Unix time)."""
 
     limit: int
     counted: int
@@ -41,12 +42,12 @@ class Quota:
 
     @property
     def remaining(self) -> int:
-        """The requests left."""
+        """How many requests are left."""
         return max(0, self.limit - self.counted)
 
     @property
     def reset(self) -> int:
-        """The whole seconds until the window ends."""
+        """Whole seconds until the window ends."""
         return max(0, math.ceil(self.ends - time.time()))
 
 
@@ -58,15 +59,16 @@ class QuotaExceeded(Exception):
 
 
 class DatabaseStorage(Storage):
-    """Counts for `limits`, kept in the application's database; each is one atomic statement.
+    """Counts for `limits`, kept in the application's database; each method is one atomic statement.
 
-    A clock that was set back does not keep a window open for longer than one: the count stays, its end comes nearer.
+    Every method raises StorageError if the database fails. If the clock is set back, a window keeps its count and ends
+    at most `expiry` seconds after the next count.
     """
 
     STORAGE_SCHEME = None
 
     def __init__(self, engine: Engine, clock: Callable[[], float] = time.time) -> None:
-        super().__init__(wrap_exceptions=True)
+        super().__init__()
         self.engine, self.clock = one_statement(engine), clock
 
     @property
@@ -74,55 +76,67 @@ class DatabaseStorage(Storage):
         return SQLAlchemyError
 
     def incr(self, key: str, expiry: int, amount: int = 1) -> int:
-        """Count `amount` more in the key's window, or in a new one of `expiry` seconds; the sum so far."""
+        """Add `amount` to the key's window, or to a new one of `expiry` seconds; returns the new count."""
         return self.count(key, expiry, amount)[0]
 
     def count(self, key: str, expiry: int, amount: int = 1) -> tuple[int, float]:
-        """As `incr`, and when the window ends (Unix time)."""
+        """Count as `incr` does; returns the new count and when the window ends (Unix time)."""
         values = {"key": key, "amount": amount, "now": self.clock(), "expiry": expiry}
-        with self.engine.connect() as connection:
+        with self._connection() as connection:
             counted, ends = connection.execute(COUNT, values).one()
+        return counted, ends
+
+    def window(self, key: str) -> tuple[int, float]:
+        """The count of the key's window and when it ends (Unix time); 0 and now if the key has none."""
+        now = self.clock()
+        query = select(Count.count, Count.expires_at).where(Count.key == key, Count.expires_at > now)
+        with self._connection() as connection:
+            counted, ends = connection.execute(query).first() or (0, now)
         return counted, ends
 
     def get(self, key: str) -> int:
         """The count of the key's window."""
-        query = select(Count.count).where(Count.key == key, Count.expires_at > self.clock())
-        with self.engine.connect() as connection:
-            return connection.execute(query).scalar() or 0
+        return self.window(key)[0]
 
     def get_expiry(self, key: str) -> float:
-        """When the key's window ends (Unix time); now, if it has none."""
-        query = select(Count.expires_at).where(Count.key == key)
-        with self.engine.connect() as connection:
-            return max(connection.execute(query).scalar() or 0.0, self.clock())
+        """When the key's window ends (Unix time); now if the key has none."""
+        return self.window(key)[1]
 
     def check(self) -> bool:
         """Whether the database answers."""
-        with self.engine.connect() as connection:
-            return bool(connection.execute(select(1)).scalar())
+        with self._connection() as connection:
+            return bool(connection.scalar(select(1)))
 
     def reset(self) -> int | None:
-        """Forget every count."""
-        with self.engine.connect() as connection:
+        """Delete every count."""
+        with self._connection() as connection:
             return connection.execute(delete(Count)).rowcount
 
     def clear(self, key: str) -> None:
-        """Forget one."""
-        with self.engine.connect() as connection:
+        """Delete the key's count."""
+        with self._connection() as connection:
             connection.execute(delete(Count).where(Count.key == key))
+
+    @contextmanager
+    def _connection(self) -> Iterator[Connection]:
+        try:
+            with self.engine.connect() as connection:
+                yield connection
+        except SQLAlchemyError as error:
+            raise StorageError(error) from error
 
 
 class Quotas:
-    """A fixed window of 60 seconds for each user. The 50th refusal within `ban_minutes` bans for as long."""
+    """A fixed window of 60 seconds for each user. 50 refusals within `ban_minutes` ban the user for as long."""
 
     def __init__(self, engine: Engine, storage_url: str, ban_minutes: int) -> None:
         self.engine = engine
-        self.storage = _shared(storage_url) if storage_url else DatabaseStorage(engine)
+        self.storage = _redis(storage_url) if storage_url else DatabaseStorage(engine)
         self.limiter = FixedWindowRateLimiter(self.storage)
         self.refusals = RateLimitItemPerMinute(REFUSALS - 1, ban_minutes, namespace="refusals")
 
     def count(self, user: User) -> Quota:
-        """Count a request; raises QuotaExceeded past the cap, and bans a user who is past it too often."""
+        """Count a request. Past the cap it raises QuotaExceeded, and the 50th refusal bans the user."""
         quota = Quota(user.cap, *self._counted(_key(user)))
         if quota.counted <= quota.limit:
             return quota
@@ -134,32 +148,34 @@ class Quotas:
         raise QuotaExceeded(quota)
 
     def left(self, user: User) -> Quota:
-        """What is left of the user's window."""
-        key = _key(user)
-        return Quota(user.cap, self.storage.get(key), self.storage.get_expiry(key))
+        """The user's window as it is now; counts nothing."""
+        return Quota(user.cap, *self._window(_key(user)))
 
     def check(self) -> bool:
-        """Whether the storage of the counts answers."""
+        """Whether the storage answers."""
         return self.storage.check()
 
     def _counted(self, key: str) -> tuple[int, float]:
-        """The sum after one more, and when its window ends: in the database a single statement says both."""
+        """Count one more; the new count and when the window ends. The database needs one statement, Redis two."""
         if isinstance(self.storage, DatabaseStorage):
             return self.storage.count(key, WINDOW)
         return self.storage.incr(key, WINDOW), self.storage.get_expiry(key)
 
+    def _window(self, key: str) -> tuple[int, float]:
+        if isinstance(self.storage, DatabaseStorage):
+            return self.storage.window(key)
+        return self.storage.get(key), self.storage.get_expiry(key)
+
 
 def _key(user: User) -> str:
-    """The name of a user's count: another cap starts another window."""
+    """The name of a user's count. The cap is part of it, so that a changed cap starts a new window."""
     return f"requests/{user.id}/{user.cap}"
 
 
-def _shared(url: str) -> Storage:
-    """A storage of the limits library. Raises SettingsError, which does not show the URL: its password is in it."""
+def _redis(url: str) -> Storage:
+    """A Redis as storage. Raises SettingsError without the URL in it, because that may contain a password."""
     try:
-        shared = storage_from_string(url, wrap_exceptions=True)
+        storage = storage_from_string(url, wrap_exceptions=True)
     except ConfigurationError:
-        raise SettingsError(
-            "AUGU_RATELIMIT_STORAGE: the limits library does not know this scheme or needs another package for it"
-        ) from None
-    return cast("Storage", shared)  # the library has asynchronous ones too
+        raise SettingsError(f"AUGU_RATELIMIT_STORAGE: needs the package redis: {INSTALL.format('redis')}") from None
+    return cast("Storage", storage)  # the library has asynchronous ones too

@@ -61,7 +61,7 @@ def _names() -> dict[int, str]:
     for error in wrong.values():
         raise error
     try:
-        with database.visit(settings.database_url) as engine, Session(engine) as session:
+        with database.open_existing(settings.database_url) as engine, Session(engine) as session:
             return {user.id: user.name for user in accounts.everyone(session)}
     except SQLAlchemyError:
         click.echo("Users are shown by id: there is no database here to look up their names.", err=True)

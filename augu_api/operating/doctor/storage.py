@@ -83,7 +83,7 @@ def database(settings: Settings) -> Iterator[Finding]:
         yield _new_file(Path(str(where)))
         return
     try:
-        with db.visit(settings.database_url) as engine:
+        with db.open_existing(settings.database_url) as engine:
             yield _revision(engine, str(where))
     except SQLAlchemyError as error:
         file = settings.database_url.startswith("sqlite")
@@ -130,7 +130,7 @@ def counts(settings: Settings) -> Iterator[Finding]:
     url = urlsplit(settings.ratelimit_storage)
     where = f"{url.hostname}:{url.port}" if url.port else str(url.hostname or url.path)
     try:
-        with db.visit(settings.database_url) as engine:
+        with db.open_existing(settings.database_url) as engine:
             quotas = Quotas(engine, settings.ratelimit_storage, settings.ban_minutes)
             quotas.storage.incr("augu-doctor", 1)
         yield ok("counts", f"{where} answers and counts")
@@ -160,7 +160,7 @@ def clock(settings: Settings, now: Callable[[], float] = time.time) -> Iterator[
 
 def _times(settings: Settings, now: Callable[[], float]) -> tuple[float, float]:
     """When the newest token was issued (Unix time), and how many seconds the database server's clock is ahead."""
-    with db.visit(settings.database_url) as engine, engine.connect() as connection:
+    with db.open_existing(settings.database_url) as engine, engine.connect() as connection:
         newest = connection.scalar(select(func.max(User.issued_at))) or 0
         ahead = 0.0
         if engine.dialect.name == "postgresql":
