@@ -1,9 +1,12 @@
 PYTHON ?= python3
 BIN = .venv/bin
 ENGINE ?= $(AUGU_ENGINE)
-COMPILE = $(BIN)/uv pip compile --universal --python-version 3.11 --no-annotate --no-header --quiet --upgrade setup.cfg
+SERVING = --extra postgresql --extra redis
+MIN = accounts.py cli.py config.py contract.py images.py quotas.py request_log.py tokens.py usage.py
+COMPILE = $(BIN)/uv pip compile --universal --python-version 3.11 --no-annotate --no-header --quiet --upgrade setup.cfg \
+	$(SERVING)
 
-.PHONY: run install test check train settings screenshots fuzz soak bench lock
+.PHONY: run install test test-min check train settings screenshots fuzz soak bench lock
 
 run: install $(if $(filter torchvision,$(ENGINE)),.venv/torch)  ## serve on http://127.0.0.1:8000, or $PORT
 	$(BIN)/augu-api demo
@@ -16,6 +19,10 @@ test: .venv/test  ## run all tests; those that need a server that is not install
 
 check: .venv/test  ## run the linter, the formatter and the type checker
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+
+test-min: .venv-min/test  ## run the quick tests, and a real server, with the lowest versions that setup.cfg allows
+	.venv-min/bin/pytest $(or $(ARGS),$(addprefix tests/test_,$(MIN)) tests/test_served.py \
+		tests/test_cluster.py::test_a_killed_worker_is_replaced)
 
 train: .venv/train  ## fine-tune a model: make train ARGS="bundled --images ..."
 	$(BIN)/augu-api weights train $(or $(ARGS),--help)
@@ -62,6 +69,16 @@ lock: .venv/test  ## update the pinned requirements from setup.cfg
 
 .venv/test: requirements-test.txt .venv/torch
 	$(BIN)/pip install --no-deps -r $<
+	touch $@
+
+# the lowest versions of what the service needs, with the test tools that requirements-test.txt pins
+.venv-min/test: requirements-test.txt setup.cfg
+	$(PYTHON) -m venv --clear .venv-min
+	grep -E '^(hypothesis|pycocotools|pytest|scikit-image|uv)==' $< > .venv-min/tools.txt
+	.venv-min/bin/pip install --quiet -r .venv-min/tools.txt
+	.venv-min/bin/uv pip compile --quiet --no-header --no-annotate --resolution lowest-direct setup.cfg $(SERVING) \
+		-o .venv-min/lowest.txt
+	.venv-min/bin/uv pip install --quiet --python .venv-min --no-deps -r .venv-min/lowest.txt -e .
 	touch $@
 
 .venv/fuzz: .venv/test

@@ -381,9 +381,9 @@ def gone(url: str) -> None:
 
 
 def test_an_error_of_the_storage_shows_no_secret(settings: Settings) -> None:
-    """A scheme whose package is not there is named by its setting alone."""
+    """A scheme that the limits library does not serve is named by its setting alone."""
     engine = database.connect(settings.database_url)
     with pytest.raises(SettingsError, match=r"^AUGU_RATELIMIT_STORAGE: ") as raised:
-        Quotas(engine, f"memcached://augu:{PASSWORD}@localhost:1", 10)
+        Quotas(engine, f"carrier-pigeon://augu:{PASSWORD}@localhost:1", 10)
     assert PASSWORD not in f"{raised.value} {raised.value.__cause__}"
     assert raised.value.__suppress_context__

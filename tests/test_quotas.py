@@ -14,7 +14,6 @@ from pathlib import Path
 
 import pytest
 import redis as redis_client
-import trustme
 from flask import Flask
 from hypothesis import given
 from hypothesis import strategies as st
@@ -239,6 +238,7 @@ def redis_urls(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, s
     """A Redis that is reached by TCP, by TLS and by a socket file; the URL for each scheme."""
     if shutil.which("redis-server") is None:
         missing("redis-server")
+    trustme = pytest.importorskip("trustme")
     folder, plain, tls = tmp_path_factory.mktemp("redis"), free_port(), free_port()
     authority = trustme.CA()
     authority.cert_pem.write_to_path(folder / "ca.pem")
