@@ -9,7 +9,7 @@ from torchvision.transforms.functional import pil_to_tensor
 
 from augu_api.config import CORES, Settings
 from augu_api.detection.catalogue import find
-from augu_api.detection.engines import Found
+from augu_api.detection.engines import Predictions
 from augu_api.detection.onnx import OnnxEngine
 from augu_api.detection.torchvision import build
 
@@ -27,7 +27,7 @@ class Peer:
     def detect(self, image: Image.Image) -> list[dict[str, Any]]:
         """Find the objects with a score of at least 0.5."""
         image = image.convert("RGB")
-        found = self.onnx.find(np.asarray(image)) if self.onnx else run(self.module, image)
+        found = self.onnx.predict(np.asarray(image)) if self.onnx else run(self.module, image)
         return [
             {"name": self.names[label], "box": box, "score": score}
             for box, label, score in zip(*(values.tolist() for values in found), strict=True)
@@ -36,7 +36,7 @@ class Peer:
 
 
 @torch.inference_mode()
-def run(module: torch.nn.Module, image: Image.Image) -> Found:
+def run(module: torch.nn.Module, image: Image.Image) -> Predictions:
     """Call torchvision's module as its documentation does."""
     [found] = module([pil_to_tensor(image) / 255])
-    return Found(*(found[key] for key in Found._fields))
+    return Predictions(*(found[key] for key in Predictions._fields))

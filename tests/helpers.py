@@ -112,7 +112,7 @@ class FakeDetector:
             Detection("dog", (0.0, 0.0, 8.0, 8.0), 0.123),
         ]
     )
-    names: list[str] = field(default_factory=lambda: ["person", "cat", "dog"])
+    names: tuple[str, ...] = ("person", "cat", "dog")
     facts: dict[str, str] = field(default_factory=lambda: {"model": "fake", "engine": "none", "sha256": "0"})
     seen: list[NDArray[np.uint8]] = field(default_factory=list)
     all_cores: list[bool] = field(default_factory=list)

@@ -347,7 +347,7 @@ def test_pull(mirror: Mirror, model: Model) -> None:
 def test_pull_again(mirror: Mirror, model: Model, ranges: bool) -> None:
     """An interrupted download says so, and is resumed, or restarted if the server cannot send a part."""
     mirror.break_after, mirror.ranges = 1_500_000, ranges
-    with pytest.raises(ModelUnavailable, match=r"could not be brought: .*Run the command again"):
+    with pytest.raises(ModelUnavailable, match=r"could not be downloaded: .*Run the command again"):
         pull(model, mirror.url, lambda *_: None)
     assert not model.weights.exists()
     mirror.break_after, told = None, []
@@ -386,7 +386,7 @@ def test_pull_without_a_network(model: Model) -> None:
     url = f"http://127.0.0.1:{free_port()}"
     with pytest.raises(ModelUnavailable) as raised:
         pull(model, url, lambda *_: None)
-    assert f"{url}/m.pth could not be brought: " in str(raised.value)
+    assert f"{url}/m.pth could not be downloaded: " in str(raised.value)
     assert str(model.weights) in str(raised.value)
 
 

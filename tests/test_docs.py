@@ -229,7 +229,7 @@ def test_a_reply_is_not_markup(page: Page) -> None:
 
 def test_the_document_is_not_markup(make_app: MakeApp, settings: Settings) -> None:
     """A model whose category is markup shows it as text."""
-    text = make_app(settings, FakeDetector(names=[MARKUP])).test_client().get("/docs").text
+    text = make_app(settings, FakeDetector(names=(MARKUP,))).test_client().get("/docs").text
     assert "&lt;img src=/x onerror=alert(1)&gt;" in text
     assert "<img" not in text
 

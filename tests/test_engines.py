@@ -21,7 +21,7 @@ from torch import nn
 from augu_api.config import ROOT, Settings
 from augu_api.detection import ModelUnavailable
 from augu_api.detection.catalogue import PUBLISHED, Model, find, sha256_of
-from augu_api.detection.engines import Engine, Found, _shared, load
+from augu_api.detection.engines import Engine, Predictions, _share_scores, load
 from augu_api.detection.onnx import OnnxEngine
 from augu_api.detection.torchvision import TorchvisionEngine, build, run
 from augu_api.detection.training.export import export, trace, verify
@@ -121,7 +121,7 @@ def test_an_export_that_does_not_fit_is_not_used(
 def test_an_altered_export_would_load(model: Model) -> None:
     """It is the noted hash alone that an altered export is known by; a folder that notes none is served as before."""
     alter(model)
-    assert OnnxEngine(replace(model, export_sha256=""), 1).find(np.zeros((64, 64, 3), np.uint8)).scores.size == 0
+    assert OnnxEngine(replace(model, export_sha256=""), 1).predict(np.zeros((64, 64, 3), np.uint8)).scores.size == 0
     with pytest.raises(ModelUnavailable, match=r"model\.onnx is damaged, its sha256 is not [0-9a-f]{64}"):
         OnnxEngine(model, 1)
 
@@ -234,13 +234,13 @@ def published(name: str, folder: Path) -> Model:
 
 
 def test_published_models_are_exported_as_well(tmp_path: Path) -> None:
-    """A model of torchvision's own, with its pyramid and its regions of several levels, gives an equal export."""
+    """A model of torchvision's own, with its pyramid and its proposals from several levels, gives an equal export."""
     model = published("mobilenet_320", tmp_path)
     photos = [PHOTOS["coffee"], PHOTOS["chelsea"].resize((300, 500))]
     export(model, photos)
     module, engine = build(model), OnnxEngine(model, 2)
     for photo in photos:
-        ours, theirs = engine.find(np.asarray(photo)), run(module, np.asarray(photo))
+        ours, theirs = engine.predict(np.asarray(photo)), run(module, np.asarray(photo))
         assert len(ours.scores) == len(theirs.scores) == 100
         np.testing.assert_allclose(ours.boxes, theirs.boxes, atol=0.5)
 
@@ -251,12 +251,12 @@ def test_resnet50_is_built_as_it_was_published(tmp_path: Path) -> None:
     assert {layer.eps for layer in layers} == {0.0}
 
 
-def test_found_is_what_the_export_returns(engines: tuple[Engine, Engine]) -> None:
+def test_predictions_are_what_the_export_returns(engines: tuple[Engine, Engine]) -> None:
     """An empty photo gives empty arrays of the right shapes in both engines."""
     for engine in engines:
-        boxes, labels, scores = engine.find(np.zeros((480, 640, 3), np.uint8))
+        boxes, labels, scores = engine.predict(np.zeros((480, 640, 3), np.uint8))
         assert (boxes.shape, labels.shape, scores.shape) == ((0, 4), (0,), (0,))
-    assert Found._fields == ("boxes", "labels", "scores")
+    assert Predictions._fields == ("boxes", "labels", "scores")
 
 
 class FixedEngine(Engine):
@@ -265,9 +265,9 @@ class FixedEngine(Engine):
     engine = "none"
     raw = 0.8, 0.7, 0.6
 
-    def find(self, pixels: NDArray[np.uint8], *, all_cores: bool = False) -> Found:
+    def predict(self, pixels: NDArray[np.uint8], *, all_cores: bool = False) -> Predictions:
         boxes = np.array([[10, 10, 60, 60], [11, 10, 60, 61], [100, 100, 150, 150]], np.float32)
-        return Found(boxes, np.array([1, 2, 1]), np.array(self.raw, np.float32))
+        return Predictions(boxes, np.array([1, 2, 1]), np.array(self.raw, np.float32))
 
 
 def boxes_of(*rows: list[float]) -> NDArray[np.float32]:
@@ -293,11 +293,11 @@ def test_names_of_a_box_share_its_score(
     boxes: list[list[float]], labels: list[int], scores: list[float], expected: list[float]
 ) -> None:
     """What is surely one thing leaves to another name in nearly the same box only the rest of 1."""
-    shared = _shared(boxes_of(*boxes), np.array(labels, np.int64), np.array(scores))
+    shared = _share_scores(boxes_of(*boxes), np.array(labels, np.int64), np.array(scores))
     assert shared.tolist() == pytest.approx(expected)
 
 
-def test_scores_are_calibrated_before_they_are_shared(settings: Settings) -> None:
+def test_scores_are_calibrated_before_they_are_share_scores(settings: Settings) -> None:
     """The calibration's lines say what a score is worth; then names share a box, and the best comes first."""
     model = replace(find("bundled", settings), names=["background", "cat", "dog"])
     photo = np.zeros((200, 200, 3), np.uint8)
@@ -317,8 +317,8 @@ def test_a_model_says_how_its_scores_are_calibrated(model: Model, engine: str) -
         path.write_text(json.dumps(facts | {"calibration": calibration}))
         loaded = load(settings_for(model.folder, engine))
         assert isinstance(loaded, Engine)
-        raw = loaded.find(coffee)
+        raw = loaded.predict(coffee)
         scores = np.interp(raw.scores, *np.array(calibration or [[0, 0], [1, 1]]).T)
         found[name] = [d.score for d in loaded.detect(coffee)]
-        assert found[name] == pytest.approx(sorted(_shared(raw.boxes, raw.labels, scores), reverse=True))
+        assert found[name] == pytest.approx(sorted(_share_scores(raw.boxes, raw.labels, scores), reverse=True))
     assert found["with"][0] == pytest.approx(float(np.interp(found["without"][0], *np.array(points).T)))

@@ -14,6 +14,7 @@ from skimage import data
 
 from augu_api.detection import Detection, ModelUnavailable
 from augu_api.detection.training.evaluate import Bin, Detect, Evaluation
+from augu_api.detection.training.plots import draw_curves, draw_worst
 from augu_api.operating.cli import main
 
 Box = tuple[int, int, int, int]
@@ -81,7 +82,7 @@ def test_nothing_found(tmp_path: Path) -> None:
     assert evaluation.summary == {"AP": 0, "AP50": 0, "AP75": 0, "small": -1, "medium": 0, "large": -1}
     assert [(row["name"], row["AP"]) for row in evaluation.by_category()] == [("cat", 0), ("dog", 0)]
     assert (evaluation.calibration(), evaluation.calibrate()) == ([], [[0.0, 0.0], [1.0, 1.0]])
-    assert [evaluation._mistakes(photo) for photo in (0, 1)] == [3, 1]
+    assert [evaluation.mistakes(photo) for photo in (0, 1)] == [3, 1]
 
 
 def test_some_found(tmp_path: Path) -> None:
@@ -115,7 +116,7 @@ def test_crowds_are_neither_right_nor_wrong(tmp_path: Path) -> None:
         assert evaluation.summary["AP"] == ONE
         assert evaluation.by_category()[0]["objects"] == 3
         assert evaluation.judged()[0].tolist() == pytest.approx([0.9] * 4)
-        assert [evaluation._mistakes(photo) for photo in (0, 1)] == [0, 0]
+        assert [evaluation.mistakes(photo) for photo in (0, 1)] == [0, 0]
 
 
 def test_only_the_photos_that_are_run_count(tmp_path: Path) -> None:
@@ -130,9 +131,14 @@ def test_photos_are_given_in_rgb(tmp_path: Path) -> None:
     """A detector gets every photo in RGB, of whatever kind its file is."""
     path = write_set(tmp_path, BOXES)
     Image.new("LA", (SIDE, SIDE)).save(tmp_path / "0.png")
-    seen: list[NDArray[np.uint8]] = []
-    Evaluation(tmp_path, path).run(lambda photo: seen.append(photo) or [])  # type: ignore[func-returns-value]
-    assert [photo.shape[2:] for photo in seen] == [(3,), (3,)]
+    seen = []
+
+    def detect(photo: NDArray[np.uint8]) -> list[Detection]:
+        seen.append(photo.shape[2:])
+        return []
+
+    Evaluation(tmp_path, path).run(detect)
+    assert seen == [(3,), (3,)]
 
 
 # --- calibration
@@ -217,8 +223,8 @@ def test_what_the_api_would_return(tmp_path: Path) -> None:
 def test_pictures(tmp_path: Path, detect: Detect, boxes: list[dict[str, object]], photos: int) -> None:
     """Both pictures can be drawn of every evaluation, and opened."""
     evaluation = evaluation_of(tmp_path, detect, boxes, photos)
-    for draw, path in ((evaluation.draw_curves, tmp_path / "a.png"), (evaluation.draw_worst, tmp_path / "b.png")):
-        draw(path)
+    for draw, path in ((draw_curves, tmp_path / "a.png"), (draw_worst, tmp_path / "b.png")):
+        draw(evaluation, path)
         with Image.open(path) as picture:
             assert picture.format == "PNG"
             assert min(picture.size) > 300
@@ -234,8 +240,8 @@ def test_mistakes(tmp_path: Path) -> None:
         *detections("dog", [(0, 0, 9, 9)], 0.4),  # wrong, but the API would not return it
     ]
     evaluation = evaluation_of(tmp_path, finding(found, detections("dog", DOGS)))
-    assert [evaluation._mistakes(photo) for photo in (0, 1)] == [3, 0]
-    missed = [evaluation.truth.anns[one]["bbox"] for one in evaluation._missed(0)]
+    assert [evaluation.mistakes(photo) for photo in (0, 1)] == [3, 0]
+    missed = [evaluation.truth.anns[one]["bbox"] for one in evaluation.missed(0)]
     assert missed == [one["bbox"] for one in BOXES[1:3]]
 
 

@@ -23,8 +23,10 @@ from augu_api.config import Settings
 from augu_api.detection.catalogue import find, sha256_of
 from augu_api.detection.engines import load
 from augu_api.detection.torchvision import build
+from augu_api.detection.training.dataset import IGNORED, PhotoDataset, read_photos
+from augu_api.detection.training.loop import train
 from augu_api.detection.training.recipe import Data, Recipe
-from augu_api.detection.training.train import IGNORED, Photos, Schedule, _read, train
+from augu_api.detection.training.sampler import ResumableSampler
 from augu_api.operating.cli import main
 
 COINS = data.coins()
@@ -163,7 +165,7 @@ def test_what_is_learnt_is_served(photos: Path, coins: Path, engine: str) -> Non
     """AUGU_MODEL takes the folder, and both engines find the coins of a photo."""
     env = {"AUGU_DATA_DIR": str(photos / "data"), "AUGU_MODEL": str(coins), "AUGU_ENGINE": engine}
     detector = load(Settings.from_env(env))
-    assert (detector.names, detector.facts["engine"]) == (["coin"], engine)
+    assert (detector.names, detector.facts["engine"]) == (("coin",), engine)
     found = [d.box for d in detector.detect(np.asarray(Image.fromarray(COINS).convert("RGB"))) if d.score > 0.5]
     centres = [((x1 + x2) / 2, (y1 + y2) / 2) for x1, y1, x2, y2 in found]
     there = [any(x1 < x < x2 and y1 < y < y2 for x, y in centres) for x1, y1, x2, y2 in coin_boxes()]
@@ -191,8 +193,8 @@ def test_some_photos_are_held_out(tmp_path: Path) -> None:
         hashes.append(facts["sha256"])
     assert hashes[0] == hashes[1]
     weights = torch.load(tmp_path / "model" / "model.pth", weights_only=True)
-    forgotten = "roi_heads", "rpn.head.names"  # they know other names
-    frozen = {name: v for name, v in untrained(tmp_path).state_dict().items() if not name.startswith(forgotten)}
+    replaced = "roi_heads", "rpn.head.names"  # they know other classes
+    frozen = {name: v for name, v in untrained(tmp_path).state_dict().items() if not name.startswith(replaced)}
     assert same(frozen, weights)
 
 
@@ -312,10 +314,10 @@ def test_other_failures(tmp_path: Path) -> None:
 # --- the photos
 
 
-def read_photos(folder: Path, ignore: Path | None = None) -> Photos:
+def dataset_of(folder: Path, ignore: Path | None = None) -> PhotoDataset:
     """The photos of a set, whose boxes get the label 1."""
-    files, rows = _read(Data(folder, folder / "boxes.json", ignore), {7: 1})
-    return Photos(list(files.values()), list(rows.values()))
+    files, boxes = zip(*read_photos(Data(folder, folder / "boxes.json", ignore), {7: 1}).values(), strict=True)
+    return PhotoDataset(list(files), list(boxes))
 
 
 def bright(folder: Path) -> Path:
@@ -341,7 +343,7 @@ def test_boxes_are_read(tmp_path: Path) -> None:
     folder = bright(tmp_path / "bright")
     ignore = tmp_path / "ignore.json"
     ignore.write_text(json.dumps({"annotations": [{"image_id": 3, "bbox": [1, 2, 3, 4]}]}))
-    assert read_photos(folder, ignore=ignore).boxes == [
+    assert dataset_of(folder, ignore=ignore).boxes == [
         [
             ([10, 20, 40, 40], 1, 1.0),
             ([80, 10, 50, 40], 1, 0.5),
@@ -353,7 +355,7 @@ def test_boxes_are_read(tmp_path: Path) -> None:
 
 def test_photos_change_with_their_boxes(tmp_path: Path) -> None:
     """However a photo is changed, its boxes stay on what they show, with their scores; the seed says how."""
-    photos = read_photos(bright(tmp_path / "bright"))
+    photos = dataset_of(bright(tmp_path / "bright"))
     seen: Counter[str] = Counter()
     for seed in range(60):
         image, target = photos[0, seed]
@@ -378,7 +380,7 @@ def test_photos_change_with_their_boxes(tmp_path: Path) -> None:
 def test_photos_without_boxes(tmp_path: Path) -> None:
     """A photo without boxes has a target of empty boxes, of the same kind as others."""
     write_set(tmp_path / "set", (0, 208), 1, 0)
-    photos = Photos([tmp_path / "set" / "0.png"], [[]])
+    photos = PhotoDataset([tmp_path / "set" / "0.png"], [[]])
     for seed in range(10):
         _, target = photos[0, seed]
         assert {key: (tuple(value.shape), value.dtype) for key, value in target.items()} == {
@@ -390,10 +392,10 @@ def test_photos_without_boxes(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("photos", "batch"), [(7, 3), (2, 5), (12, 4), (1, 1)])
-def test_schedule(photos: int, batch: int) -> None:
+def test_the_order_of_photos(photos: int, batch: int) -> None:
     """Each photo comes once before any comes again, each time with another seed, in batches of the recipe's size."""
     recipe = Recipe(steps=20, batch=batch, seed=5)
-    batches = list(Schedule(photos, recipe, 0))
+    batches = list(ResumableSampler(photos, recipe, 0))
     assert [len(one) for one in batches] == [batch] * 20
     indices, seeds = zip(*(sample for one in batches for sample in one), strict=True)
     epochs = [indices[at : at + photos] for at in range(0, len(indices) - photos + 1, photos)]
@@ -403,18 +405,18 @@ def test_schedule(photos: int, batch: int) -> None:
 
 
 @pytest.mark.parametrize("start", [0, 1, 7, 19, 20])
-def test_schedule_goes_on(start: int) -> None:
+def test_the_order_of_photos_is_resumed(start: int) -> None:
     """From a later step on the batches are those that would have come."""
     recipe = Recipe(steps=20, batch=3, seed=5)
-    whole, rest = list(Schedule(7, recipe, 0)), Schedule(7, recipe, start)
+    whole, rest = list(ResumableSampler(7, recipe, 0)), ResumableSampler(7, recipe, start)
     assert list(rest) == whole[start:]
     assert len(rest) == 20 - start
 
 
 def test_a_seed_gives_its_order_and_its_changes(tmp_path: Path) -> None:
     """Another seed gives another order of the photos, and changes them otherwise."""
-    photos = read_photos(bright(tmp_path / "bright"))
-    one, other = (next(iter(Schedule(100, Recipe(batch=20, seed=seed), 0))) for seed in (0, 1))
+    photos = dataset_of(bright(tmp_path / "bright"))
+    one, other = (next(iter(ResumableSampler(100, Recipe(batch=20, seed=seed), 0))) for seed in (0, 1))
     assert [index for index, _ in one] != [index for index, _ in other]
     pairs = [(photos[0, seed][0], photos[0, another][0]) for (_, seed), (_, another) in zip(one, other, strict=True)]
     assert sum(torch.equal(image, another) for image, another in pairs) < len(pairs) / 2
@@ -434,7 +436,7 @@ def trained(photos: Path, checkpoint: Path, recipe: Recipe, until: int = 99) -> 
         steps.append(step)
         return step < until
 
-    module = train(untrained(photos), read_photos(photos / "train"), recipe, checkpoint, watch)
+    module = train(untrained(photos), dataset_of(photos / "train"), recipe, checkpoint, watch)
     return steps, module.state_dict()
 
 
@@ -468,7 +470,7 @@ def test_frozen_parts_stay(photos: Path, tmp_path: Path, frozen: tuple[str, ...]
     before = untrained(tmp_path).state_dict()
     _, after = trained(photos, tmp_path / "checkpoint", replace(SHORT, frozen=frozen))
     for name, value in before.items():
-        stays = name.startswith((*frozen, "rpn.head.names"))  # what chooses regions is not trained
+        stays = name.startswith((*frozen, "rpn.head.names"))  # what chooses the proposals is not trained
         assert torch.equal(after[name], value) == stays, name
 
 
@@ -478,7 +480,7 @@ def test_models_with_batch_norm_are_trained(photos: Path, tmp_path: Path) -> Non
     make = torchvision.models.detection.fasterrcnn_mobilenet_v3_large_320_fpn
     module = make(weights=None, weights_backbone=None, num_classes=2)
     recipe = replace(SHORT, steps=2, batch=1)
-    average = train(module, read_photos(photos / "train"), recipe, tmp_path / "checkpoint", lambda *_: True)
+    average = train(module, dataset_of(photos / "train"), recipe, tmp_path / "checkpoint", lambda *_: True)
     state = average.state_dict()
     counters = [name for name in state if name.endswith("num_batches_tracked")]
     assert counters

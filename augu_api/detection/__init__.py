@@ -1,4 +1,4 @@
-"""What is found in a photo, and who can find it."""
+"""What is detected in a photo, and the interface of what detects it."""
 
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
@@ -30,26 +30,26 @@ class Detection:
 
 
 def select(
-    found: Iterable[Detection], *, min_score: float, limit: int, names: Collection[str] | None
+    detections: Iterable[Detection], *, min_score: float, limit: int, names: Collection[str] | None
 ) -> list[Detection]:
     """The first `limit` detections of at least `min_score` percent, of these categories if any are given."""
-    wanted = (d for d in found if d.percent >= min_score and (names is None or d.name in names) and d.has_area)
+    wanted = (d for d in detections if d.percent >= min_score and (names is None or d.name in names) and d.has_area)
     return list(islice(wanted, limit))
 
 
 class Detector(Protocol):
     """A loaded model."""
 
-    names: list[str]
+    names: tuple[str, ...]
     """The categories that it knows."""
 
     facts: dict[str, str]
     """What runs: `model`, `engine` and the `sha256` of the weights."""
 
     def detect(self, photo: NDArray[np.uint8], *, all_cores: bool = False) -> list[Detection]:
-        """Find the objects in an RGB photo (H, W, 3), best score first; boxes lie within it.
+        """Detect the objects in an RGB photo (H, W, 3), best score first; boxes lie within it.
 
-        `all_cores` says that nobody else needs them now.
+        `all_cores` says that nothing else needs them now.
         """
 
 

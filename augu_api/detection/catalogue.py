@@ -1,7 +1,7 @@
 """The models that can be served: a name, how it is built, where its weights are.
 
-A model is a folder that holds weights and their facts, `model.json`: `weights/` is the bundled one, and `AUGU_MODEL`
-takes the path of any other. The published ones are torchvision's own builders and files, with their AP on COCO val2017
+A model is a folder with weights and their facts, `model.json`: `weights/` is the bundled one, and `AUGU_MODEL` takes
+the path of any other. The published ones are torchvision's own builders and files, with their AP on COCO val2017
 (https://docs.pytorch.org/vision/stable/models.html).
 """
 
@@ -84,12 +84,12 @@ class Model:
 
     @property
     def weights(self) -> Path:
-        """The file of the weights, there or not."""
+        """The file of the weights, whether it exists or not."""
         return self.folder / self.file
 
     @property
     def export(self) -> Path:
-        """Their ONNX export, there or not."""
+        """Their ONNX export, whether it exists or not."""
         return self.weights.with_suffix(".onnx")
 
     @property
@@ -98,7 +98,7 @@ class Model:
         return self.weights.with_suffix(".json") if self.name in PUBLISHED else self.folder / "model.json"
 
     def note_export(self) -> None:
-        """Note the hash of the export that is there now."""
+        """Note the hash of the current export."""
         noted = json.loads(self.facts.read_text()) if self.facts.exists() else {}
         noted["export_sha256"] = sha256_of(self.export)
         part = self.facts.with_name(f"{self.facts.name}.part")
@@ -106,8 +106,8 @@ class Model:
         part.replace(self.facts)
 
     def verify(self) -> None:
-        """Raise ModelUnavailable unless the weights are there and whole."""
-        remedy = f"`augu-api weights pull {self.name}` brings it" if self.name in PUBLISHED else "restore the file"
+        """Raise ModelUnavailable if the weights are missing or damaged."""
+        remedy = f"`augu-api weights pull {self.name}` downloads it" if self.name in PUBLISHED else "restore the file"
         if not self.weights.is_file():
             raise ModelUnavailable(f"{self.weights} is missing: {remedy}.")
         if not sha256_of(self.weights).startswith(self.sha256):
@@ -133,7 +133,7 @@ def find(name: str, settings: Settings) -> Model:
 
 
 def catalogue(settings: Settings) -> list[Model]:
-    """Every model that has a name, its weights there or not."""
+    """Every model that has a name, with or without its weights."""
     return [find(name, settings) for name in ("bundled", *PUBLISHED)]
 
 

@@ -27,7 +27,7 @@ def annotate(image: Image.Image, found: Iterable[Detection]) -> Image.Image:
 
 
 def annotated_png(image: Image.Image, found: Iterable[Detection]) -> bytes:
-    """The same as a PNG file, made in little time rather than small."""
+    """The same as a PNG file, which is made fast rather than small."""
     file = BytesIO()
     annotate(image, found).save(file, "PNG", compress_level=1)
     return file.getvalue()

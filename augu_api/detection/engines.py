@@ -1,4 +1,4 @@
-"""What runs a model: what all engines share, and which one is taken."""
+"""Engines run a model: what they have in common, and how one is chosen."""
 
 import logging
 from abc import ABC, abstractmethod
@@ -15,17 +15,18 @@ from augu_api.detection import Detection, Detector, ModelUnavailable
 from augu_api.detection.catalogue import Model, find
 
 NEEDS = ENGINES | {
-    "training.train": "requirements-train.txt",
+    "training.fine_tune": "requirements-train.txt",
     "training.evaluate": "requirements-train.txt",
+    "training.plots": "requirements-train.txt",
 }
-SAME_BOX = 0.8  # two boxes that overlap more than this are one
+SAME_OBJECT_IOU = 0.8  # two boxes that overlap by more than this are of one object
 logger = logging.getLogger(__name__)
 BLANK = np.zeros((480, 640, 3), np.uint8)
 MAX_ASPECT = 128  # a thinner photo is padded, since fitting it would leave its short side no pixel
 
 
-class Found(NamedTuple):
-    """What a model finds: boxes (N, 4) in pixels, labels (N), scores (N) from 0 to 1, best first."""
+class Predictions(NamedTuple):
+    """A model's output: boxes (N, 4) in pixels, labels (N), scores (N) from 0 to 1, best first."""
 
     boxes: NDArray[np.float32]
     labels: NDArray[np.int64]
@@ -33,55 +34,58 @@ class Found(NamedTuple):
 
 
 class Engine(ABC):
-    """A model in an engine: a Detector, once `find` is there."""
+    """A model in an engine: a Detector whose subclasses implement `predict`."""
 
     engine: str
 
     def __init__(self, model: Model) -> None:
         self.labels = model.names
         self.used = {label for label, name in enumerate(model.names) if label and name != "N/A"}
-        self.names = [model.names[label] for label in sorted(self.used)]
+        self.names = tuple(model.names[label] for label in sorted(self.used))
         self.facts = {"model": model.name, "engine": self.engine, "sha256": model.sha256}
-        self.sides = model.min_size, model.max_size
+        self.input_sides = model.min_size, model.max_size
         self.calibration = np.array(model.calibration or [[0.0, 0.0], [1.0, 1.0]]).T
 
     @abstractmethod
-    def find(self, pixels: NDArray[np.uint8], *, all_cores: bool = False) -> Found:
-        """Find the objects in an RGB photo (H, W, 3)."""
+    def predict(self, pixels: NDArray[np.uint8], *, all_cores: bool = False) -> Predictions:
+        """The model's output for an RGB photo (H, W, 3)."""
 
     def detect(self, photo: NDArray[np.uint8], *, all_cores: bool = False) -> list[Detection]:
-        """Find the objects in an RGB photo (H, W, 3), best score first."""
-        fitted = _fitted(photo, *self.sides)
-        boxes, labels, raw = self.find(_padded(fitted), all_cores=all_cores)
-        scores = _shared(boxes, labels, np.interp(raw, *self.calibration))
-        whole, seen = np.array([photo.shape[1::-1], fitted.shape[1::-1]])
-        corners = np.minimum(boxes * np.tile(whole / seen, 2), np.tile(whole, 2))
+        """Detect the objects in an RGB photo (H, W, 3), best score first."""
+        fitted = _downscaled(photo, *self.input_sides)
+        boxes, labels, raw = self.predict(_padded(fitted), all_cores=all_cores)
+        scores = _share_scores(boxes, labels, np.interp(raw, *self.calibration))
+        size, fitted_size = np.array([photo.shape[1::-1], fitted.shape[1::-1]])
+        corners = np.minimum(boxes * np.tile(size / fitted_size, 2), np.tile(size, 2))
         best = np.argsort(-scores, kind="stable")
-        found = zip(corners[best].tolist(), labels[best].tolist(), scores[best].tolist(), strict=True)
-        return [Detection(self.labels[label], tuple(box), score) for box, label, score in found if label in self.used]
+        rows = zip(corners[best].tolist(), labels[best].tolist(), scores[best].tolist(), strict=True)
+        return [Detection(self.labels[label], tuple(box), score) for box, label, score in rows if label in self.used]
 
     def warm_up(self) -> None:
         """Detect for the first time, which takes longer."""
         self.detect(BLANK)
 
 
-def _shared(boxes: NDArray[np.float32], labels: NDArray[np.int64], scores: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Scores (N) of which no two names of the same box make more than 1: the better one leaves the other the rest."""
-    sure = scores > 0.5  # nobody else can take anything away
-    low, high = np.maximum(boxes[:, None, :2], boxes[sure, :2]), np.minimum(boxes[:, None, 2:], boxes[sure, 2:])
-    both = (high - low).clip(0).prod(2)
+def _share_scores(
+    boxes: NDArray[np.float32], labels: NDArray[np.int64], scores: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Scores (N), lowered so that any two labels of one object add up to at most 1; the higher score stays."""
+    high = scores > 0.5  # two scores that add up to more than 1 include one of these
+    left_top = np.maximum(boxes[:, None, :2], boxes[high, :2])
+    right_bottom = np.minimum(boxes[:, None, 2:], boxes[high, 2:])
+    both = (right_bottom - left_top).clip(0).prod(2)
     area = (boxes[:, 2:] - boxes[:, :2]).prod(1)
-    same = both > SAME_BOX * (area[:, None] + area[sure] - both)
-    rivals = same & (labels[:, None] != labels[sure]) & (scores[:, None] <= scores[sure])
-    taken: NDArray[np.float64] = np.where(rivals, scores[sure], 0).max(1, initial=0)
+    same = both > SAME_OBJECT_IOU * (area[:, None] + area[high] - both)
+    rivals = same & (labels[:, None] != labels[high]) & (scores[:, None] <= scores[high])
+    taken: NDArray[np.float64] = np.where(rivals, scores[high], 0).max(1, initial=0)
     return np.minimum(scores, 1 - taken)
 
 
-def _fitted(photo: NDArray[np.uint8], shorter: int, longer: int) -> NDArray[np.uint8]:
-    """A photo more than twice as large as the model's input, as the model would fit it; others as they are.
+def _downscaled(photo: NDArray[np.uint8], shorter: int, longer: int) -> NDArray[np.uint8]:
+    """A photo more than twice as large as the model's input, scaled down to that; others unchanged.
 
-    It is the model's own bilinear sampling (an affine transform does not average), before all of a large photo becomes
-    floats: hundreds of megabytes.
+    It samples as the model does (bilinear, without averaging), but before a large photo becomes hundreds of megabytes
+    of floats.
     """
     size = photo.shape[1::-1]
     scale = min(shorter / min(size), longer / max(size))
@@ -102,7 +106,7 @@ def _padded(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
 def load(settings: Settings) -> Detector:
     """The detector that `settings` name, warmed up. Raises ModelUnavailable.
 
-    Torch hangs if it is used before a fork and after it, so each worker calls this itself.
+    Torch hangs if it is used both before and after a fork, so each worker calls this itself.
     """
     model = find(settings.model, settings)
     reasons = []
@@ -125,7 +129,7 @@ def _load(engine: str, model: Model, threads: int) -> Engine:
 
 
 def optional(name: str) -> ModuleType:
-    """The module augu_api.detection.NAME, whose needs may not be installed. Raises ModelUnavailable."""
+    """The module augu_api.detection.NAME. Raises ModelUnavailable if what it imports is not installed."""
     try:
         return import_module(f"augu_api.detection.{name}")
     except (ImportError, RuntimeError) as error:  # RuntimeError: torch and torchvision do not fit each other

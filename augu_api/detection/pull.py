@@ -1,4 +1,4 @@
-"""Bring the weights of a published model."""
+"""Download the weights of a published model."""
 
 import http.client
 import urllib.error
@@ -13,13 +13,13 @@ TIMEOUT = 30  # seconds without a byte
 BLOCK = 1 << 20
 
 Progress = Callable[[int, int], None]
-"""Told after each block how many bytes are there, and of how many."""
+"""Called after each block with the bytes so far and in all."""
 
 
 def pull(model: Model, base_url: str, progress: Progress) -> None:
-    """Download the weights of `model` from `base_url`, going on where a broken download ended.
+    """Download the weights of `model` from `base_url`, resuming a broken download.
 
-    The file appears under its name only when it is whole and its sha256 holds. Raises ModelUnavailable.
+    The file gets its name only when it is complete and its sha256 is right. Raises ModelUnavailable.
     """
     model.folder.mkdir(parents=True, exist_ok=True)
     part = model.weights.with_name(f"{model.file}.part")
@@ -27,8 +27,8 @@ def pull(model: Model, base_url: str, progress: Progress) -> None:
         _download(f"{base_url}/{model.file}", part, progress)
     except (OSError, http.client.HTTPException) as error:
         raise ModelUnavailable(
-            f"{base_url}/{model.file} could not be brought: {error}. Run the command again to go on, "
-            f"or bring the file by other means and put it at {model.weights}"
+            f"{base_url}/{model.file} could not be downloaded: {error}. Run the command again to resume, "
+            f"or download the file by other means and put it at {model.weights}"
         ) from error
     if not sha256_of(part).startswith(model.sha256):
         part.unlink()

@@ -9,7 +9,7 @@ from torch import nn
 from augu_api.config import CORES
 from augu_api.detection import ModelUnavailable
 from augu_api.detection.catalogue import Model
-from augu_api.detection.engines import Engine, Found
+from augu_api.detection.engines import Engine, Predictions
 from augu_api.detection.nano import nano_rcnn
 
 
@@ -23,8 +23,8 @@ class TorchvisionEngine(Engine):
         self.threads = threads
         self.module = (module or build(model)).to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # faster by a quarter
 
-    def find(self, pixels: NDArray[np.uint8], *, all_cores: bool = False) -> Found:
-        """Find the objects in an RGB photo (H, W, 3)."""
+    def predict(self, pixels: NDArray[np.uint8], *, all_cores: bool = False) -> Predictions:
+        """The model's output for an RGB photo (H, W, 3)."""
         torch.set_num_threads(CORES if all_cores else self.threads)
         return run(self.module, pixels)
 
@@ -33,10 +33,10 @@ load = TorchvisionEngine
 
 
 @torch.inference_mode()
-def run(module: nn.Module, pixels: NDArray[np.uint8]) -> Found:
-    """What a module of torchvision's finds in an RGB photo (H, W, 3)."""
-    [found] = module([torch.tensor(pixels).permute(2, 0, 1) / 255])
-    return Found(*(found[key].numpy() for key in Found._fields))
+def run(module: nn.Module, pixels: NDArray[np.uint8]) -> Predictions:
+    """The output of a torchvision module for an RGB photo (H, W, 3)."""
+    [output] = module([torch.tensor(pixels).permute(2, 0, 1) / 255])
+    return Predictions(*(output[key].numpy() for key in Predictions._fields))
 
 
 def build(model: Model) -> nn.Module:
@@ -56,9 +56,7 @@ def architecture(model: Model) -> nn.Module:
         return nano_rcnn(len(model.names), model.max_size)
     make = getattr(torchvision.models.detection, model.architecture)
     module: nn.Module = make(weights=None, weights_backbone=None, num_classes=len(model.names))
-    if (
-        model.architecture == "fasterrcnn_resnet50_fpn"
-    ):  # its batch norms were frozen with no epsilon (torchvision's overwrite_eps)
+    if model.architecture == "fasterrcnn_resnet50_fpn":  # published without epsilon (torchvision's overwrite_eps)
         for layer in module.modules():
             if isinstance(layer, nn.BatchNorm2d):
                 layer.eps = 0.0

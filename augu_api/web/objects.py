@@ -51,7 +51,7 @@ def objects() -> Response:
     """Recognise the objects in a photo; a caller that prefers image/png to JSON gets the photo with their boxes."""
     detector = service.detector
     mimetype = _preferred()
-    query = query_of(tuple(detector.names)).load(request.args)
+    query = query_of(detector.names).load(request.args)
     fields = submitted(request)
     with service.admission.turn() as turn:
         photo = body_of(service.settings.max_pixels).load(fields)["data"]

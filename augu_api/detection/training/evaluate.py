@@ -1,4 +1,4 @@
-"""How good a detector is: COCO's average precision on photos with boxes, in numbers and pictures."""
+"""How good a detector is: COCO's average precision on photos with boxes, and how its scores are calibrated."""
 
 import io
 import json
@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 from PIL import Image
 from pycocotools.coco import COCO
@@ -18,11 +16,9 @@ from pycocotools.cocoeval import COCOeval
 from scipy.optimize import isotonic_regression
 
 from augu_api.detection import Detection, ModelUnavailable
-from augu_api.detection.drawing import annotate
 
 STEPS = 20  # of the score, of which each is a point before they are joined
 BINS = np.linspace(0, 1, 11)  # of the score
-SHOWN = 9  # photos that it got most wrong
 LIKELY = 0.5  # the score that the API asks for if nothing else is said
 SIZES = "small", "medium", "large"  # to 32 x 32 pixels, to 96 x 96, above
 
@@ -139,44 +135,11 @@ class Evaluation:
         joined = [np.average(points[a:b], axis=0, weights=points[a:b, 2]) for a, b in pairwise(blocks)]
         return [[0.0, 0.0], *([round(float(s), 4), round(float(r), 4)] for s, r, _ in joined), [1.0, 1.0]]
 
-    def draw_curves(self, path: Path) -> None:
-        """Precision over recall, and how often a score is right."""
-        figure = Figure(figsize=(10, 4.5), layout="constrained")
-        left, right = figure.subplots(1, 2)
-        precision, recalls = self.coco.eval["precision"][:, :, :, 0, -1], self.coco.params.recThrs
-        for at, label in ((0, "IoU 0.5"), (5, "IoU 0.75")):
-            present = precision[at][:, (precision[at] >= 0).all(0)]
-            if present.size:
-                left.plot(recalls, present.mean(1), label=label)
-        left.set(xlabel="recall", ylabel="precision, mean of the categories", xlim=(0, 1), ylim=(0, 1))
-        if left.lines:
-            left.legend()
-        bins = self.calibration()
-        right.plot([0, 100], [0, 100], color="lightgrey")
-        right.scatter([100 * b.score for b in bins], [100 * b.right for b in bins], [8 + b.boxes / 5 for b in bins])
-        right.set(xlabel="score", ylabel="boxes that are right, %", xlim=(0, 100), ylim=(0, 100))
-        figure.savefig(path, dpi=80)
-
-    def draw_worst(self, path: Path) -> None:
-        """The photos with the most mistakes: what was found in colours, what was missed in dashes."""
-        worst = sorted(self.found, key=self._mistakes, reverse=True)[:SHOWN]
-        figure = Figure(figsize=(12, 12), layout="constrained")
-        axes = figure.subplots(3, 3).flat
-        for axis, id in zip(axes, worst, strict=False):
-            with Image.open(self.files[id]) as photo:
-                axis.imshow(annotate(photo.convert("RGB"), [d for d in self.found[id] if d.score >= LIKELY]))
-            for x, y, width, height in (self.truth.anns[one]["bbox"] for one in self._missed(id)):
-                axis.add_patch(Rectangle((x, y), width, height, fill=False, color="white", linestyle="--"))
-            axis.set_title(f"{self.files[id].name}: {self._mistakes(id)} mistakes", fontsize=8)
-        for axis in figure.axes:
-            axis.set_axis_off()
-        figure.savefig(path, dpi=60)
-
     def _parts(self, id: int) -> list[Any]:
         all_sizes = self.coco.params.areaRng[0]
         return [p for p in self.coco.evalImgs if p and p["image_id"] == id and p["aRng"] == all_sizes]
 
-    def _missed(self, id: int) -> list[int]:
+    def missed(self, id: int) -> list[int]:
         """The objects that no likely box found."""
         missed: list[int] = []
         for part in self._parts(id):
@@ -185,13 +148,13 @@ class Evaluation:
             missed += [int(one) for one, box, ignored in by if not ignored and box not in likely]
         return missed
 
-    def _mistakes(self, id: int) -> int:
+    def mistakes(self, id: int) -> int:
         """Likely boxes that are wrong, and objects that were missed."""
         wrong = 0
         for part in self._parts(id):
             likely = np.asarray(part["dtScores"]) >= LIKELY
             wrong += int((likely & (part["dtMatches"][0] == 0) & ~part["dtIgnore"][0].astype(bool)).sum())
-        return wrong + len(self._missed(id))
+        return wrong + len(self.missed(id))
 
 
 def check_present(photos: Iterable[Path]) -> None:

@@ -1,4 +1,4 @@
-"""What a training is told and what it tells; knows no torch, so that the command line can ask without it."""
+"""The inputs of a training and its progress; without torch, so that the command line starts fast."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,9 +9,9 @@ class Recipe:
     """How to train.
 
     rate is the learning rate of the second stage (roi_heads), trunk_rate that of all before it. Both rise over `warmup`
-    steps and fall along a cosine. `average` is the decay of the moving average of the weights, which is what is kept.
+    steps and fall along a cosine. `average` is the decay of the moving average of the weights, which is the result.
     Parameters whose names start with one of `frozen` stay as they are. Every `validate` steps the average is
-    validated; the training ends early when it has not become better `patience` times.
+    validated; the training ends early after `patience` validations without a better one.
     """
 
     steps: int = 400
@@ -30,16 +30,21 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Data:
-    """Photos and their boxes: a folder, a file in COCO's format, and one with boxes to ignore."""
+    """Photos and their boxes: a folder, and a file in COCO's format.
+
+    ignore: a file in that format, with boxes that are neither object nor background
+    validation: other photos, to choose the best weights by; without it one photo in ten is held out
+    """
 
     images: Path
     annotations: Path
     ignore: Path | None = None
+    validation: "Data | None" = None
 
 
 @dataclass
 class Progress:
-    """How far a training is: the step, its losses, and the validations so far (step and AP)."""
+    """How far a training has come: the step, its losses, and the validations so far (step and AP)."""
 
     step: int = 0
     losses: dict[str, float] = field(default_factory=dict)

@@ -49,8 +49,9 @@ def evaluate(name: str, images: Path, annotations: Path, pictures: Path | None, 
     _print_evaluation(evaluation, detector.facts, as_json=as_json)
     if pictures:
         pictures.mkdir(parents=True, exist_ok=True)
-        evaluation.draw_curves(pictures / "curves.png")
-        evaluation.draw_worst(pictures / "worst.png")
+        plots = optional("training.plots")
+        plots.draw_curves(evaluation, pictures / "curves.png")
+        plots.draw_worst(evaluation, pictures / "worst.png")
 
 
 def _print_evaluation(evaluation: Any, facts: dict[str, str], *, as_json: bool) -> None:
@@ -97,12 +98,12 @@ def train(name: str, output: Path, **options: Any) -> None:
 
     An interrupted training continues when the same command is given again.
     """
-    data = Data(options.pop("images"), options.pop("annotations"), options.pop("ignore"))
     validation = _validation(options.pop("validation_images"), options.pop("validation_annotations"))
+    data = Data(options.pop("images"), options.pop("annotations"), options.pop("ignore"), validation)
     recipe = Recipe(**options)
-    model, fine_tune = find(name, Settings.from_env()), optional("training.train").fine_tune
+    model, fine_tune = find(name, Settings.from_env()), optional("training.fine_tune").fine_tune
     with click.progressbar(length=recipe.steps, label="Training", file=sys.stderr, item_show_func=_losses) as bar:
-        worth = fine_tune(model, data, validation, recipe, output, lambda at: bar.update(at.step - bar.pos, at))
+        worth = fine_tune(model, data, recipe, output, lambda at: bar.update(at.step - bar.pos, at))
     click.echo(f"AP {worth['AP']:.3f}, AP50 {worth['AP50']:.3f}. {output / 'README.md'} is its model card.", err=True)
     click.echo(f"AUGU_MODEL={output} serves it.", err=True)
 
