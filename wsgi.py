@@ -1,5 +1,6 @@
-"""What a WSGI server runs: settings -> logs -> detector -> application."""
+"""What a WSGI server runs: settings -> logs, Pillow -> detector -> application."""
 
+from augu_api import photos
 from augu_api.app import create_app
 from augu_api.config import Settings
 from augu_api.detection.engines import load
@@ -7,4 +8,5 @@ from augu_api.operating import logs
 
 settings = Settings.from_env()
 logs.configure()
+photos.configure()
 app = create_app(settings, load(settings))

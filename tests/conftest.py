@@ -19,6 +19,7 @@ from flask import Flask
 from flask.testing import FlaskClient
 from PIL import Image
 
+from augu_api import photos
 from augu_api.app import create_app
 from augu_api.config import Settings
 from augu_api.detection import Detector
@@ -27,6 +28,7 @@ from augu_api.web.service import KEY, Service
 from tests.helpers import AddUser, AtOnce, FakeDetector, MakeApp, add_user_to, after, missing, png_of
 
 pytest_plugins = ["tests.server_fixtures"]
+photos.configure()  # as every program does when it starts
 
 
 # --- the application with a fake detector

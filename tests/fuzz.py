@@ -13,7 +13,7 @@ from contextlib import suppress
 import atheris
 
 with atheris.instrument_imports(include=["augu_api", "werkzeug", "PIL"]):
-    from augu_api.photos import SIGNATURE
+    from augu_api.photos.png import SIGNATURE
     from tests.fuzz_target import SEEDS, application, look_at
 
 HEADER = struct.Struct(">I4s")

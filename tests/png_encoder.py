@@ -4,7 +4,7 @@ import random
 import struct
 import zlib
 
-from augu_api.photos import CHANNELS, SIGNATURE
+from augu_api.photos.png import CHANNELS, SIGNATURE
 
 Samples = tuple[int, ...]
 Rows = list[list[Samples]]
@@ -84,3 +84,9 @@ def prediction(kind: int, left: int, above: int, corner: int) -> int:
     """What a filter type (section 9.2) expects of a sample; for Paeth's, 4, the closest to left + above - corner."""
     near = min((left, above, corner), key=lambda value: abs(left + above - corner - value))
     return (0, left, above, (left + above) // 2, near)[kind]
+
+
+def black(side: int) -> bytes:
+    """A black photo of side x side pixels, each one bit."""
+    packed = zlib.compress(bytes(side * (1 + (side + 7) // 8)))
+    return png(ihdr(side, side, 1, GREY), chunk(b"IDAT", packed), chunk(b"IEND"))

@@ -24,6 +24,7 @@ from augu_api.client import Client
 from augu_api.config import ROOT
 from augu_api.detection import Detector
 from tests.helpers import BIN, OBJECTS, free_port, wait_until
+from tests.png_encoder import black
 from tests.servers import Nginx, Reply, Serve, Server, accepted, add, call, photo, sockets, wait_for_all
 
 METRICS_TOKEN = "a metrics token of 32 characters"
@@ -173,6 +174,16 @@ def test_unreadable_requests(nginx: Nginx, sent: bytes, expected: dict[str, obje
     assert head.startswith(b"HTTP/1.1 %d " % expected["statusCode"])
     assert b"\r\nCache-Control: no-store\r\nX-Content-Type-Options: nosniff" in head
     assert json.loads(body) == expected
+
+
+# --- photos
+
+
+def test_large_photos(serve: Serve) -> None:
+    """A server takes as many pixels as AUGU_MAX_PIXELS says, without a warning from Pillow, whose own bound is lower."""
+    server = serve(AUGU_MAX_PIXELS="100000000", WEB_CONCURRENCY="1")
+    assert Client(server.url, add(server)).objects(black(9_500)).objects == ()
+    assert "Warning" not in server.log.read_text()
 
 
 # --- accuracy

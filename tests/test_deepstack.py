@@ -23,7 +23,9 @@ from augu_api.client import Client, Item
 from augu_api.config import Settings
 from augu_api.detection import Detection
 from augu_api.flags import Flag
-from augu_api.photos import MAX_BYTES, MAX_CHUNKS, MAX_SCANS, ImageRejected, decode_upright
+from augu_api.photos import MAX_BYTES, ImageRejected, decode_upright
+from augu_api.photos.jpeg import MAX_SCANS
+from augu_api.photos.limits import MAX_SEGMENTS
 from augu_api.web.body import MAX_BODY
 from augu_api.web.deepstack import MAX_PARTS, MAX_TEXT
 from augu_api.web.service import Service
@@ -534,7 +536,7 @@ def photos() -> Iterator[tuple[str, bytes, int]]:
     yield "a JPEG of a million texts", head + b"\xff\xfe\0\2" * (MB + 200_000) + rest, 400
     yield (
         "a JPEG of as many as are read",
-        head + (b"\xff\xe1\0\x2aExif\0\0" + bytes(34)) * (MAX_CHUNKS - 50) + rest,
+        head + (b"\xff\xe1\0\x2aExif\0\0" + bytes(34)) * (MAX_SEGMENTS - 50) + rest,
         200,
     )
     yield "a JPEG of fill bytes", head + b"\xff" * (MAX_BYTES - 2000) + rest, 200

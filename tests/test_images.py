@@ -3,17 +3,24 @@
 The files are written by an encoder of the tests' own, so the expected colours owe nothing to the decoder.
 """
 
+import os
 import struct
+import subprocess
+import sys
 import zlib
 from collections.abc import Iterator
 from contextlib import suppress
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from augu_api.photos import CHANNELS, DEPTHS, MAX_BYTES, MAX_CHUNKS, SIGNATURE, ImageRejected, decode
+from augu_api.photos import MAX_BYTES, ImageRejected, decode
+from augu_api.photos.limits import MAX_SEGMENTS
+from augu_api.photos.png import CHANNELS, DEPTHS, SIGNATURE
+from tests.helpers import BIN
 from tests.png_encoder import (
     GREY,
     GREY_ALPHA,
@@ -24,6 +31,7 @@ from tests.png_encoder import (
     RGBA,
     WHITE,
     Samples,
+    black,
     chunk,
     encode,
     filtered,
@@ -264,7 +272,7 @@ REFUSED = {
     "a second header": (png(ihdr(4, 4), ihdr(4, 4), IDAT, END), "a second header"),
     "a header in the end": (png(ihdr(4, 4), IDAT, ihdr(4, 4), END), "a second header"),
     "a chunk of 4 GB": (png(ihdr(4, 4), b"\xff\xff\xff\xffIDAT", bytes(100)), "Truncated PNG image."),
-    "too many chunks": (png(ihdr(4, 4), IDAT, chunk(b"tEXt") * MAX_CHUNKS, END), f"More than {MAX_CHUNKS} chunks."),
+    "too many chunks": (png(ihdr(4, 4), IDAT, chunk(b"tEXt") * MAX_SEGMENTS, END), f"More than {MAX_SEGMENTS} chunks."),
     "too many bytes": (GOOD + bytes(MAX_BYTES + 1 - len(GOOD)), f"Larger than {MAX_BYTES} bytes."),
 }
 
@@ -300,6 +308,22 @@ def test_the_callers_bound_on_pixels_is_the_only_one() -> None:
     side = 13_500
     packed = zlib.compress(b"\xff" * side * (1 + (side + 7) // 8))
     assert reason(png(ihdr(side, side, 1, GREY), chunk(b"IDAT", packed), END), 200_000_000) == CORRUPT
+
+
+def test_an_import_changes_no_global_setting() -> None:
+    """Importing the decoders leaves Pillow's bound on pixels and the warning filters as they are."""
+    code = "import numpy, warnings; from PIL import Image; before = Image.MAX_IMAGE_PIXELS, warnings.filters[:]\n"
+    code += "import augu_api.photos; assert (Image.MAX_IMAGE_PIXELS, warnings.filters[:]) == before"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_command_line_takes_large_photos(tmp_path: Path) -> None:
+    """`augu-api detect` takes as many pixels as AUGU_MAX_PIXELS says, without a warning."""
+    (tmp_path / "large.png").write_bytes(black(9_500))
+    command = [BIN / "augu-api", "detect", tmp_path / "large.png"]
+    env = os.environ | {"AUGU_DATA_DIR": str(tmp_path / "data"), "AUGU_MAX_PIXELS": "100000000"}
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
+    assert done.stderr == ""
 
 
 # --- whatever else may come

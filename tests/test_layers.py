@@ -14,10 +14,11 @@ from augu_api.config import ROOT
 
 MAX_MODULE, MAX_FUNCTION = 300, 20  # lines
 PACKAGE = Path(augu_api.__file__).parent
-LAYERS = [{"core"}, {"detection", "store"}, {"web"}, {"app"}, {"operating"}]
+LAYERS = [{"core", "photos"}, {"detection", "store"}, {"web"}, {"app"}, {"operating"}]
 """The layers, lowest first: each is a folder, but for `core`, the files beside the folders, and `app`, app.py."""
 FOREIGN = {
     "core": {"flask", "werkzeug", "sqlalchemy", "alembic", "marshmallow", "limits"},
+    "photos": {"flask", "werkzeug", "sqlalchemy", "alembic", "marshmallow", "limits"},
     "detection": {"flask", "werkzeug", "sqlalchemy", "alembic", "marshmallow", "limits"},
     "store": {"flask", "werkzeug", "marshmallow"},
 }

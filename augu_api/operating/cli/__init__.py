@@ -9,6 +9,7 @@ from flask.cli import FlaskGroup
 from limits.errors import StorageError
 from sqlalchemy.exc import DBAPIError
 
+from augu_api import photos
 from augu_api.app import create_app
 from augu_api.config import Settings, SettingsError
 from augu_api.detection import ModelUnavailable
@@ -55,6 +56,7 @@ def _create_app() -> Flask:
 @click.version_option(package_name="augu-api")
 def main() -> None:
     """Run the Augu API."""
+    photos.configure()
 
 
 weights.add_command(evaluate)

@@ -1,13 +1,11 @@
-"""From the bytes of a file to an RGB photo.
+"""Decode PNG.
 
-A PNG is checked before anything is decoded: signature, header, and every chunk's length and checksum. Only the
-chunks that make pixels reach the decoder, so texts, colour profiles and animations in a file cost nothing; nor do they
-in a JPEG. Sources of the formats: PNG (Third Edition), W3C, https://www.w3.org/TR/png-3/; JPEG, ITU-T T.81.
+A file is checked before anything is decoded: signature, header, and every chunk's length and checksum. Only the chunks
+that make pixels reach the decoder, so texts, colour profiles and animations in a file cost nothing. Source of the
+format: PNG (Third Edition), W3C, https://www.w3.org/TR/png-3/.
 """
 
-import re
 import struct
-import warnings
 from collections.abc import Iterable, Iterator
 from io import BytesIO
 from itertools import takewhile
@@ -18,11 +16,11 @@ from isal import isal_zlib
 from isal.igzip_lib import IsalError
 from kornia_rs.io import decode_image_png_u8
 from numpy.typing import NDArray
-from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
+from PIL import Image
+
+from augu_api.photos.limits import MAX_SEGMENTS, ImageRejected, check_length, check_pixels
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
-MAX_BYTES = 5 * 1024 * 1024
-MAX_CHUNKS = 100_000
 INFLATED = 1 << 24  # bytes at a time: large pieces of memory go back to the system, small ones stay with the process
 MAX_STORED = 0xFFFF  # bytes in one stored block
 END = b"\0\0\0\0IEND\xae\x42\x60\x82"
@@ -32,22 +30,6 @@ CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by colour type
 WHOLE_BYTES = {0: ("mono", "L"), 2: ("rgb", "RGB"), 6: ("rgba", "RGBA")}  # by colour type: kornia-rs's name, Pillow's
 DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}
 ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
-Image.MAX_IMAGE_PIXELS = None  # the caller's `max_pixels` is the bound, however large
-
-JPEG = b"\xff\xd8\xff"
-UPLOADS = ("JPEG", "WEBP")  # as Pillow names them
-MAX_SCANS = 30  # in a JPEG; most have 1 or 10, and each is a pass over all pixels
-SOS, APP1 = 0xDA, 0xE1
-ARITHMETIC = frozenset((0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF))
-METADATA = frozenset((*range(0xE1, 0xEE), 0xEF, 0xFE))  # APP0 and APP14 say how colours are stored
-MARKER = re.compile(rb"\xff[^\x00\xff]")
-SCAN = re.compile(rb"\xff\xda\x00(?:\x08\x01|\x0a\x02|\x0c\x03|\x0e\x04)")
-CORRUPT = "Truncated or corrupt image."
-warnings.filterwarnings("ignore", module=r"PIL\.")  # a line of log for each broken tag of a file
-
-
-class ImageRejected(ValueError):
-    """The bytes are not an image that can be accepted; the message says why, for a person."""
 
 
 class Header(NamedTuple):
@@ -63,7 +45,7 @@ class Header(NamedTuple):
 
     @property
     def size(self) -> int:
-        """How many bytes the pixels take before compression: a filter byte, then the packed samples, each row."""
+        """How many bytes the pixels take before compression: for each row a filter byte and the packed samples."""
         bits = self.depth * CHANNELS[self.colour]
         passes = ADAM7 if self.interlaced else ((0, 0, 1, 1),)
         sides = ((-(-(self.width - x) // dx), -(-(self.height - y) // dy)) for x, y, dx, dy in passes)
@@ -82,38 +64,12 @@ def decode(data: bytes, max_pixels: int) -> NDArray[np.uint8]:
     _check_order(header, kinds)
     pixels = _inflated(header, chunks)
     quick = header.depth == 8 and header.colour in WHOLE_BYTES and b"tRNS" not in kinds
-    photo = _quickly(pixels, header) if quick else None
+    photo = _by_png_crate(pixels, header) if quick else None
     return np.asarray(_by_pillow(pixels, header)) if photo is None else photo
 
 
-def decode_upright(data: bytes, max_pixels: int, *, trusted: bool = False) -> NDArray[np.uint8]:
-    """Decode a PNG as `decode` does, a JPEG or a WebP upright as it is shown; of an animation, the first frame.
-
-    A trusted file may be of every format that Pillow knows, and of any length unless it is a PNG. Raises ImageRejected.
-    """
-    if data.startswith(SIGNATURE):
-        return decode(data, max_pixels)
-    if not trusted:
-        _check_length(data)
-    if data.startswith(JPEG):
-        data = _lean_jpeg(data)
-    with _opened(data, None if trusted else UPLOADS) as image:
-        _check_pixels(*image.size, max_pixels)
-        return np.asarray(_shown(image))
-
-
-def _check_length(data: bytes) -> None:
-    if len(data) > MAX_BYTES:
-        raise ImageRejected(f"Larger than {MAX_BYTES} bytes.")
-
-
-def _check_pixels(width: int, height: int, max_pixels: int) -> None:
-    if width * height > max_pixels:
-        raise ImageRejected(f"More than {max_pixels} pixels: {width} x {height}.")
-
-
 def _header(data: bytes, max_pixels: int) -> Header:
-    _check_length(data)
+    check_length(data)
     if not data.startswith(SIGNATURE):
         raise ImageRejected("Not a PNG image.")
     if len(data) < 33:
@@ -123,7 +79,7 @@ def _header(data: bytes, max_pixels: int) -> Header:
     header = Header(*struct.unpack_from(">IIBBBBB", data, 16))
     if not (0 < header.width < 2**31 and 0 < header.height < 2**31):
         raise ImageRejected("Corrupt PNG image: a side has no length.")
-    _check_pixels(header.width, header.height, max_pixels)
+    check_pixels(header.width, header.height, max_pixels)
     if header.depth not in DEPTHS.get(header.colour, ()) or header.interlaced > 1:
         raise ImageRejected("Corrupt PNG image: no such kind of pixels.")
     if header.compression or header.filtering:
@@ -132,9 +88,9 @@ def _header(data: bytes, max_pixels: int) -> Header:
 
 
 def _chunks(data: bytes) -> Iterator[tuple[bytes, memoryview]]:
-    """Yield each chunk's type and its whole bytes, its checksum verified, up to and with IEND."""
+    """Yield each chunk's type and all its bytes, up to and including IEND, after verifying its checksum."""
     view, at = memoryview(data), len(SIGNATURE)
-    for _ in range(MAX_CHUNKS):
+    for _ in range(MAX_SEGMENTS):
         if at + 12 > len(data):
             raise ImageRejected("Truncated PNG image.")
         length, kind = struct.unpack_from(">I4s", data, at)
@@ -149,11 +105,11 @@ def _chunks(data: bytes) -> Iterator[tuple[bytes, memoryview]]:
         if kind == b"IEND":
             return
         at = end
-    raise ImageRejected(f"More than {MAX_CHUNKS} chunks.")
+    raise ImageRejected(f"More than {MAX_SEGMENTS} chunks.")
 
 
 def _check_order(header: Header, kinds: list[bytes]) -> None:
-    """Refuse what decoders disagree on: a second header, palette or transparency, or one that comes after pixels."""
+    """Refuse what decoders disagree about: a second header, palette or transparency, or one after the pixels."""
     before = list(takewhile(lambda kind: kind != b"IDAT", kinds))
     for kind, name in UNIQUE.items():
         if kinds.count(kind) > 1:
@@ -167,7 +123,7 @@ def _check_order(header: Header, kinds: list[bytes]) -> None:
 def _inflated(header: Header, chunks: list[tuple[bytes, memoryview]]) -> bytes:
     """The same PNG with nothing but its pixels, uncompressed.
 
-    Decoders may show missing rows as black, so the bytes must be counted; ISA-L inflates them in half of Pillow's time.
+    Decoders may show missing rows as black, so the bytes must be counted; ISA-L inflates them twice as fast as Pillow.
     """
     before = [raw for kind, raw in chunks if kind in UNIQUE]
     try:
@@ -191,29 +147,29 @@ def _stored(size: int, compressed: Iterable[memoryview]) -> Iterator[bytes | mem
             checksum = isal_zlib.adler32(pixels, checksum)
             for at in range(0, len(pixels), MAX_STORED):
                 block = memoryview(pixels)[at : at + MAX_STORED]
-                yield struct.pack("<?HH", False, len(block), ~len(block) & 0xFFFF)
+                yield struct.pack("<BHH", 0, len(block), ~len(block) & 0xFFFF)
                 yield block
     if left:
         raise ImageRejected("Truncated PNG image: rows are missing.")
-    yield struct.pack("<?HH", True, 0, 0xFFFF)
+    yield struct.pack("<BHH", 1, 0, 0xFFFF)
     yield struct.pack(">I", checksum)
 
 
-def _quickly(pixels: bytes, header: Header) -> NDArray[np.uint8] | None:
-    """A photo of whole bytes without palette or transparent colour; None if its filters are wrong.
+def _by_png_crate(pixels: bytes, header: Header) -> NDArray[np.uint8] | None:
+    """A photo of 8-bit samples without palette or transparent colour; None if its filters are wrong.
 
-    The png crate, in memory-safe Rust, takes a quarter of the time that Pillow takes to undo them.
+    The png crate, in memory-safe Rust, undoes the filters four times as fast as Pillow.
     """
     theirs, mode = WHOLE_BYTES[header.colour]
     try:
         samples: NDArray[np.uint8] = decode_image_png_u8(pixels, (header.height, header.width), theirs)
     except (KeyboardInterrupt, SystemExit):
         raise
-    except BaseException:  # it has no narrower one, and a panic of Rust is no Exception
+    except BaseException:  # noqa: BLE001 - a panic of Rust is no Exception, and its class is not public
         return None
     if mode == "RGB":
         return samples
-    return np.asarray(_on_white(Image.frombuffer(mode, (header.width, header.height), samples, "raw", mode, 0, 1)))
+    return np.asarray(on_white(Image.frombuffer(mode, (header.width, header.height), samples, "raw", mode, 0, 1)))
 
 
 def _by_pillow(pixels: bytes, header: Header) -> Image.Image:
@@ -229,15 +185,16 @@ def _to_rgb(image: Image.Image, header: Header) -> Image.Image:
     key = image.info.get("transparency")
     if image.mode == "I;16":
         return _grey16_to_rgb(image, key)
-    if key is not None and header.colour == 0:  # stored in samples of the file's depth
+    if key is not None and header.colour == 0:  # Pillow gives the key in the file's depth, the samples in 8 bits
         image = image.convert("L")
         image.info["transparency"] = key if header.depth == 1 else key * 255 // (2**header.depth - 1)
     if key is not None and header.depth == 16 and header.colour == 2:  # Pillow keeps the high bytes of such samples
         image.info["transparency"] = tuple(sample >> 8 for sample in key)
-    return _on_white(image)
+    return on_white(image)
 
 
-def _on_white(image: Image.Image) -> Image.Image:
+def on_white(image: Image.Image) -> Image.Image:
+    """The image in RGB; transparency is laid over white."""
     if not image.has_transparency_data:
         return image if image.mode == "RGB" else image.convert("RGB")
     image = image.convert("RGBA")
@@ -253,49 +210,3 @@ def _grey16_to_rgb(image: Image.Image, key: int | None) -> Image.Image:
     if key is not None:
         grey[samples == key] = 255
     return Image.fromarray(grey).convert("RGB")
-
-
-def _lean_jpeg(data: bytes) -> bytes:
-    """The same JPEG whose only metadata is its first EXIF: Pillow takes seconds for a million texts and previews."""
-    if len(SCAN.findall(data)) > MAX_SCANS:
-        raise ImageRejected(f"More than {MAX_SCANS} scans.")
-    segments = list(_segments(data))
-    if any(marker in ARITHMETIC for marker, _ in segments):  # few bytes of it can take long, and no browser shows it
-        raise ImageRejected("A JPEG in arithmetic coding.")
-    exif = [raw for marker, raw in segments if marker == APP1 and bytes(raw[4:10]) == b"Exif\0\0"]
-    return b"".join([data[:2], *exif[:1], *(raw for marker, raw in segments if marker not in METADATA)])
-
-
-def _segments(data: bytes) -> Iterator[tuple[int, memoryview]]:
-    """Yield the marker and the bytes of each segment up to the first scan, and this with all that follows."""
-    view, at = memoryview(data), 2
-    for _ in range(MAX_CHUNKS):
-        found = MARKER.search(data, at)
-        if found is None:
-            break
-        at, marker = found.start(), data[found.start() + 1]
-        end = len(data) if marker == SOS else at + 2 + int.from_bytes(data[at + 2 : at + 4])
-        yield marker, view[at:end]
-        if marker == SOS:
-            return
-        at = end
-    raise ImageRejected(CORRUPT)
-
-
-def _opened(data: bytes, formats: tuple[str, ...] | None) -> ImageFile.ImageFile:
-    try:
-        return Image.open(BytesIO(data), formats=formats)
-    except UnidentifiedImageError as error:
-        raise ImageRejected("Not an image of an accepted format.") from error
-    except Exception as error:  # each format of Pillow has its own
-        raise ImageRejected(CORRUPT) from error
-
-
-def _shown(image: ImageFile.ImageFile) -> Image.Image:
-    try:
-        image.getexif()  # is kept; written anew from here, as a turned image's would be, a broken tag would raise
-        image.info.pop("exif", None)
-        ImageOps.exif_transpose(image, in_place=True)
-        return _on_white(image)
-    except Exception as error:
-        raise ImageRejected(CORRUPT) from error

@@ -1,0 +1,20 @@
+"""What bounds every format, and the error for what is refused."""
+
+MAX_BYTES = 5 * 1024 * 1024
+MAX_SEGMENTS = 100_000  # chunks of a PNG, segments of a JPEG
+
+
+class ImageRejected(ValueError):
+    """The bytes are not an image that can be accepted; the message says why, for a person."""
+
+
+def check_length(data: bytes) -> None:
+    """Raise ImageRejected if a file is too long."""
+    if len(data) > MAX_BYTES:
+        raise ImageRejected(f"Larger than {MAX_BYTES} bytes.")
+
+
+def check_pixels(width: int, height: int, max_pixels: int) -> None:
+    """Raise ImageRejected if an image is too large."""
+    if width * height > max_pixels:
+        raise ImageRejected(f"More than {max_pixels} pixels: {width} x {height}.")
