@@ -245,6 +245,14 @@ def test_published_models_are_exported_as_well(tmp_path: Path) -> None:
         np.testing.assert_allclose(ours.boxes, theirs.boxes, atol=0.5)
 
 
+def test_idle_threads_sleep_soon(model: Model) -> None:
+    """A session's threads stay awake for 200 microseconds, so that they take no core from other processes."""
+    engine = OnnxEngine(model, 1)
+    for session in (engine.session, engine.all_cores):
+        options = session.get_session_options()
+        assert options.get_session_config_entry("session.intra_op.spin_duration_us") == "200"
+
+
 def test_resnet50_is_built_as_it_was_published(tmp_path: Path) -> None:
     """Its batch norms have no epsilon, as torchvision sets them when it loads the published file."""
     layers = [x for x in build(published("resnet50", tmp_path)).modules() if isinstance(x, nn.BatchNorm2d)]
