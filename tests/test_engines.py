@@ -110,7 +110,7 @@ def alter(model: Model) -> None:
 def test_an_export_that_does_not_fit_is_not_used(
     model: Model, spoil: Callable[[Model], None], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Without a whole export of these weights `auto` runs the module and says why, `onnx` refuses with the remedy."""
+    """Without an intact export of these weights `auto` runs the module and says why; `onnx` names a remedy."""
     spoil(model)
     assert load(settings_for(model.folder, "auto")).facts["engine"] == "torchvision"
     assert str(model.export) in caplog.text
@@ -161,7 +161,7 @@ def test_damaged_weights_are_refused(model: Model, engine: str) -> None:
 
 
 def test_weights_of_another_architecture_are_refused(model: Model) -> None:
-    """Whole weights that do not fit are an error that says so."""
+    """Intact weights that do not fit are an error that says so."""
     with pytest.raises(ModelUnavailable, match="does not fit"):
         build(replace(model, architecture="fasterrcnn_mobilenet_v3_large_320_fpn"))
 
@@ -288,7 +288,7 @@ SHARED = {
     "the other way round": ([NEAR, BOX], [2, 1], [0.6, 0.7], [0.3, 0.7]),
     "three names of a box": ([BOX, NEAR, BOX], [1, 2, 3], [0.9, 0.6, 0.05], [0.9, 0.1, 0.05]),
     "too little to take away": ([BOX, NEAR], [1, 2], [0.7, 0.2], [0.7, 0.2]),
-    "nothing sure": ([BOX, NEAR], [1, 2], [0.5, 0.45], [0.5, 0.45]),
+    "no high score": ([BOX, NEAR], [1, 2], [0.5, 0.45], [0.5, 0.45]),
     "the same name": ([BOX, NEAR], [1, 1], [0.7, 0.6], [0.7, 0.6]),
     "other boxes": ([BOX, OTHER], [1, 2], [0.7, 0.6], [0.7, 0.6]),
     "one": ([BOX], [1], [0.7], [0.7]),

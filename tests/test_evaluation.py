@@ -67,7 +67,7 @@ ONE = pytest.approx(1)
 
 
 def test_all_found(tmp_path: Path) -> None:
-    """Who returns the true boxes has an AP of 1, in all and for each category, whatever the ids of the boxes are."""
+    """A detector that returns the true boxes has an AP of 1, overall and by category, whatever ids the boxes have."""
     evaluation = evaluation_of(tmp_path, ALL)
     assert evaluation.summary == {"AP": ONE, "AP50": ONE, "AP75": ONE, "small": -1, "medium": ONE, "large": -1}
     cat, dog = sorted(evaluation.by_category(), key=lambda row: str(row["name"]))
@@ -77,7 +77,7 @@ def test_all_found(tmp_path: Path) -> None:
 
 
 def test_nothing_found(tmp_path: Path) -> None:
-    """Who finds nothing has an AP of 0, and each object is a mistake."""
+    """A detector that finds nothing has an AP of 0, and each object is a mistake."""
     evaluation = evaluation_of(tmp_path, NOTHING)
     assert evaluation.summary == {"AP": 0, "AP50": 0, "AP75": 0, "small": -1, "medium": 0, "large": -1}
     assert [(row["name"], row["AP"]) for row in evaluation.by_category()] == [("cat", 0), ("dog", 0)]
@@ -88,7 +88,7 @@ def test_nothing_found(tmp_path: Path) -> None:
 def test_some_found(tmp_path: Path) -> None:
     """One category found and the other not: the AP is their mean, and the best category comes first."""
     evaluation = evaluation_of(tmp_path, finding(detections("dog", DOGS), detections("dog", DOGS)))
-    assert evaluation.summary["AP"] == pytest.approx(0.25)  # of two dogs, equally sure, the first is none
+    assert evaluation.summary["AP"] == pytest.approx(0.25)  # of two boxes with equal scores the first is wrong
     assert [(row["name"], row["AP"]) for row in evaluation.by_category()] == [("dog", pytest.approx(0.5)), ("cat", 0)]
 
 
@@ -104,18 +104,18 @@ def test_other_names_are_left_out(tmp_path: Path) -> None:
     """Boxes of names that the set does not have are neither right nor wrong."""
     evaluation = evaluation_of(tmp_path, lambda photo: [Detection("unicorn", (0, 0, 200, 200), 0.99), *ALL(photo)])
     assert evaluation.summary["AP"] == ONE
-    assert {d.name for found in evaluation.found.values() for d in found} == {"cat", "dog"}
+    assert {d.name for found in evaluation.detections.values() for d in found} == {"cat", "dog"}
 
 
 def test_crowds_are_neither_right_nor_wrong(tmp_path: Path) -> None:
-    """What lies in a crowd counts as nothing, and a crowd need not be found."""
+    """A box in a crowd does not count, and a crowd is not missed."""
     boxes = [*BOXES, annotation(3, (110, 110, 200, 200), iscrowd=1)]
     crowded = detections("cat", [(110, 110, 150, 150), (140, 140, 200, 200)], 0.95)
     for detect in (ALL, finding([*crowded, *detections("cat", CATS)], detections("dog", DOGS))):
         evaluation = evaluation_of(tmp_path, detect, boxes)
         assert evaluation.summary["AP"] == ONE
         assert evaluation.by_category()[0]["objects"] == 3
-        assert evaluation.judged()[0].tolist() == pytest.approx([0.9] * 4)
+        assert evaluation.scored_boxes()[0].tolist() == pytest.approx([0.9] * 4)
         assert [evaluation.mistakes(photo) for photo in (0, 1)] == [0, 0]
 
 
@@ -145,7 +145,7 @@ def test_photos_are_given_in_rgb(tmp_path: Path) -> None:
 
 
 def grid(number: int) -> list[Box]:
-    """So many boxes beside each other, at most 100."""
+    """Boxes side by side, at most 100."""
     return [(x, y, x + 16, y + 16) for y in range(0, 200, 20) for x in range(0, 200, 20)][:number]
 
 
@@ -155,7 +155,7 @@ def half_right(box: Box, right: bool) -> Box:
 
 
 def calibrated(folder: Path, parts: dict[float, float]) -> Callable[[float], float]:
-    """The line for a detector of which 20 boxes have each score, and such a part of them is right."""
+    """The calibration of a detector that gives each score to 20 boxes, of which the given share is right."""
     boxes, found = grid(20 * len(parts)), []
     for at, box in enumerate(boxes):
         score, right = list(parts.items())[at // 20]
@@ -205,13 +205,13 @@ def test_what_the_api_would_return(tmp_path: Path) -> None:
         *detections("dog", [(0, 0, 9, 9)], 0.2),
     ]
     evaluation = evaluation_of(tmp_path, finding(found))
-    assert evaluation.at_likely() == {
+    assert evaluation.at_default_score() == {
         "precision at 50": pytest.approx(1 / 3),
         "recall at 50": pytest.approx(1 / 4),  # three cats and a dog
         "calibration error": pytest.approx((0.2 + 0.5 + 0.5 + 0.6 + 0.2) / 5),
     }
     nothing = evaluation_of(tmp_path, NOTHING, [])
-    assert nothing.at_likely() == {"precision at 50": 0, "recall at 50": 0, "calibration error": 0}
+    assert nothing.at_default_score() == {"precision at 50": 0, "recall at 50": 0, "calibration error": 0}
 
 
 # --- pictures
@@ -232,7 +232,7 @@ def test_pictures(tmp_path: Path, detect: Detect, boxes: list[dict[str, object]]
 
 
 def test_mistakes(tmp_path: Path) -> None:
-    """A likely box that is wrong and an object that no likely box found are mistakes; an unlikely box is none."""
+    """A wrong box and a missed object are mistakes; boxes below the default score do not count."""
     found = [
         *detections("cat", CATS[:1]),  # right
         *detections("cat", CATS[1:2], 0.4),  # right, but the API would not return it
@@ -300,7 +300,7 @@ def test_command(run: Callable[..., Result], pets: Path, tmp_path: Path) -> None
 
 
 def test_command_without_a_name_in_common(run: Callable[..., Result], tmp_path: Path) -> None:
-    """A model that knows none of the names has an AP of 0; nothing crashes."""
+    """A model without any of the categories has an AP of 0; nothing crashes."""
     folder = tmp_path / "coins"
     path = write_set(folder, BOXES)
     path.write_text(path.read_text().replace('"cat"', '"coin"').replace('"dog"', '"button"'))

@@ -44,7 +44,7 @@ def coin_boxes() -> list[tuple[int, int, int, int]]:
 
 
 def write_set(folder: Path, columns: tuple[int, int], count: int, seed: int) -> None:
-    """Cut photos from some columns of the coins, with the boxes of those that are whole, in COCO's format."""
+    """Cut photos from some columns of the coins, with the boxes of coins that show mostly, in COCO's format."""
     folder.mkdir()
     random = np.random.default_rng(seed)
     images, annotations = [], []
@@ -125,7 +125,7 @@ def coins(photos: Path) -> Path:
 
 
 def test_coins_are_learnt(photos: Path, coins: Path) -> None:
-    """The bundled model knows no coins; 40 steps on 24 photos later it finds others."""
+    """The bundled model detects no coins; after 40 steps on 24 photos it detects other coins."""
     before, after = measured("bundled", photos), measured(coins, photos)
     assert before["AP"] == 0
     assert after["AP"] > 0.6
@@ -174,7 +174,7 @@ def test_what_is_learnt_is_served(photos: Path, coins: Path, engine: str) -> Non
 
 
 def few(folder: Path, count: int) -> list[object]:
-    """The options for a set of so many photos, and for a training that is soon done."""
+    """The options for a set of `count` photos and a short training."""
     write_set(folder / "few", (0, 208), count, 2)
     return [*of("", folder / "few"), "--steps", 2, "--batch", 2, "--validate", 1, "--output", folder / "model"]
 

@@ -17,16 +17,16 @@ from scipy.optimize import isotonic_regression
 
 from augu_api.detection import Detection, ModelUnavailable
 
-STEPS = 20  # of the score, of which each is a point before they are joined
-BINS = np.linspace(0, 1, 11)  # of the score
-LIKELY = 0.5  # the score that the API asks for if nothing else is said
+STEPS = 20  # of the score: each is a point of the calibration before isotonic regression joins them
+BINS = np.linspace(0, 1, 11)  # edges of the score's tenths
+DEFAULT_SCORE = 0.5  # min_score of the API, unless a request gives one
 SIZES = "small", "medium", "large"  # to 32 x 32 pixels, to 96 x 96, above
 
 Detect = Callable[[NDArray[np.uint8]], list[Detection]]
 
 
 class Bin(NamedTuple):
-    """Boxes whose score lies in a range: how many, their mean score, and the part that is right (IoU 0.5)."""
+    """Boxes whose scores are in one range: how many, their mean score, and the share that is right (IoU 0.5)."""
 
     boxes: int
     score: float
@@ -34,7 +34,7 @@ class Bin(NamedTuple):
 
 
 class Evaluation:
-    """COCO's evaluation of what a detector found in photos with boxes.
+    """COCO's evaluation of a detector on photos with boxes.
 
     Source: https://cocodataset.org/#detection-eval, by its own pycocotools. Raises ModelUnavailable.
     """
@@ -49,7 +49,7 @@ class Evaluation:
         if not self.files:
             raise ModelUnavailable(f"{annotations} names no photos.")
         check_present(self.files.values())
-        self.found: dict[int, list[Detection]] = {}
+        self.detections: dict[int, list[Detection]] = {}
 
     def photos(self) -> list[tuple[int, Path]]:
         """The id and the file of each photo."""
@@ -59,20 +59,20 @@ class Evaluation:
         """Detect in every photo, and compare."""
         for id, path in photos or self.photos():
             with Image.open(path) as photo:
-                self.found[id] = [d for d in detect(np.asarray(photo.convert("RGB"))) if d.name in self.names]
+                self.detections[id] = [d for d in detect(np.asarray(photo.convert("RGB"))) if d.name in self.names]
         self._compare()
         return self
 
     def _compare(self) -> None:
         rows = [
             {"image_id": id, "category_id": self.names[d.name], "bbox": [x1, y1, x2 - x1, y2 - y1], "score": d.score}
-            for id, found in self.found.items()
-            for d in found
+            for id, detected in self.detections.items()
+            for d in detected
             for x1, y1, x2, y2 in [d.box]
         ]
         with redirect_stdout(io.StringIO()):
             self.coco: Any = COCOeval(self.truth, self.truth.loadRes(rows) if rows else COCO(), "bbox")
-            self.coco.params.imgIds = list(self.found)
+            self.coco.params.imgIds = list(self.detections)
             self.coco.evaluate()
             self.coco.accumulate()
             self.coco.summarize()
@@ -85,7 +85,7 @@ class Evaluation:
     def by_category(self) -> list[dict[str, Any]]:
         """AP and AP50 of each category that has objects, best first."""
         precision = self.coco.eval["precision"][:, :, :, 0, -1]  # (thresholds, recalls, categories)
-        there = [one for one in self.truth.anns.values() if one["image_id"] in self.found and not one["iscrowd"]]
+        there = [one for one in self.truth.anns.values() if one["image_id"] in self.detections and not one["iscrowd"]]
         rows = []
         for at, id in enumerate(self.coco.params.catIds):
             objects = sum(1 for one in there if one["category_id"] == id)
@@ -94,8 +94,8 @@ class Evaluation:
                 rows.append({"name": self.truth.cats[id]["name"], "objects": objects, "AP": ap, "AP50": ap50})
         return sorted(rows, key=lambda row: -row["AP"])
 
-    def judged(self) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-        """Every box that counts: its score, and whether it is right (an object of its name overlaps it by half)."""
+    def scored_boxes(self) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+        """The score of every box that counts, and whether it is right: overlaps an object of its category by half."""
         all_sizes = self.coco.params.areaRng[0]
         parts = [part for part in self.coco.evalImgs if part and part["aRng"] == all_sizes]
         scores = [np.asarray(part["dtScores"])[~part["dtIgnore"][0]] for part in parts]
@@ -103,31 +103,31 @@ class Evaluation:
         return np.concatenate([*scores, np.zeros(0)]), np.concatenate([*right, np.zeros(0, bool)])
 
     def calibration(self) -> list[Bin]:
-        """What boxes of each tenth of the score are worth; empty tenths are left out."""
-        scores, right = self.judged()
+        """The boxes in each tenth of the score; empty tenths are left out."""
+        scores, right = self.scored_boxes()
         at = np.digitize(scores, BINS[1:-1])
         members = [at == tenth for tenth in range(len(BINS) - 1)]
         return [Bin(int(m.sum()), float(scores[m].mean()), float(right[m].mean())) for m in members if m.any()]
 
-    def at_likely(self) -> dict[str, float]:
-        """Precision and recall of the boxes that the API returns if nothing else is said, and the calibration error.
+    def at_default_score(self) -> dict[str, float]:
+        """Precision and recall of the boxes that the API returns by default, and the calibration error.
 
         The error is the mean distance of a score from how often it is right, over all boxes, by tenths of the score
         (Naeini et al., 2015, Obtaining well calibrated probabilities using Bayesian binning).
         """
-        scores, right = self.judged()
-        likely, bins = right[scores >= LIKELY], self.calibration()
+        scores, right = self.scored_boxes()
+        likely, bins = right[scores >= DEFAULT_SCORE], self.calibration()
         objects = sum(row["objects"] for row in self.by_category())
         error = sum(b.boxes * abs(b.score - b.right) for b in bins) / max(1, len(scores))
         precision, recall = likely.sum() / max(1, len(likely)), likely.sum() / max(1, objects)
         return {"precision at 50": float(precision), "recall at 50": float(recall), "calibration error": float(error)}
 
     def calibrate(self) -> list[list[float]]:
-        """Points (score, how often such a box is right) of a rising line, by isotonic regression.
+        """Points (score, how often such a box is right) of a line that never falls, by isotonic regression.
 
         Source: Zadrozny and Elkan, 2002, Transforming classifier scores into accurate multiclass probability estimates.
         """
-        scores, right = self.judged()
+        scores, right = self.scored_boxes()
         at = np.floor(scores * STEPS).clip(max=STEPS - 1)
         members = [at == step for step in np.unique(at)]
         points = np.array([(scores[m].mean(), right[m].mean(), m.sum()) for m in members]).reshape(-1, 3)
@@ -140,19 +140,19 @@ class Evaluation:
         return [p for p in self.coco.evalImgs if p and p["image_id"] == id and p["aRng"] == all_sizes]
 
     def missed(self, id: int) -> list[int]:
-        """The objects that no likely box found."""
+        """The ids of the objects that no box with DEFAULT_SCORE matches."""
         missed: list[int] = []
         for part in self._parts(id):
-            likely = set(np.asarray(part["dtIds"])[np.asarray(part["dtScores"]) >= LIKELY])
+            likely = set(np.asarray(part["dtIds"])[np.asarray(part["dtScores"]) >= DEFAULT_SCORE])
             by = zip(part["gtIds"], part["gtMatches"][0], part["gtIgnore"], strict=True)
             missed += [int(one) for one, box, ignored in by if not ignored and box not in likely]
         return missed
 
     def mistakes(self, id: int) -> int:
-        """Likely boxes that are wrong, and objects that were missed."""
+        """How many boxes with DEFAULT_SCORE are wrong, and how many objects are missed, together."""
         wrong = 0
         for part in self._parts(id):
-            likely = np.asarray(part["dtScores"]) >= LIKELY
+            likely = np.asarray(part["dtScores"]) >= DEFAULT_SCORE
             wrong += int((likely & (part["dtMatches"][0] == 0) & ~part["dtIgnore"][0].astype(bool)).sum())
         return wrong + len(self.missed(id))
 
@@ -160,14 +160,14 @@ class Evaluation:
 def check_present(photos: Iterable[Path]) -> None:
     """Raise ModelUnavailable if photos are missing."""
     if absent := [photo for photo in photos if not photo.is_file()]:
-        raise ModelUnavailable(f"{len(absent)} photos are missing, {absent[0]} for one.")
+        raise ModelUnavailable(f"{len(absent)} photos are missing, for example {absent[0]}.")
 
 
 def _truth(annotations: Path) -> COCO:
-    """What a file says, of each box also what pycocotools needs beside its place and category."""
+    """The file's content; boxes also get the fields that pycocotools needs."""
     truth = COCO()
     truth.dataset = json.loads(annotations.read_text())
-    for number, one in enumerate(truth.dataset["annotations"], 1):  # pycocotools takes the id 0 for none
+    for number, one in enumerate(truth.dataset["annotations"], 1):  # pycocotools reads the id 0 as no match
         _, _, width, height = one["bbox"]
         one |= {"id": number, "area": one.get("area", width * height), "iscrowd": one.get("iscrowd", 0)}
     with redirect_stdout(io.StringIO()):

@@ -8,7 +8,7 @@ from matplotlib.patches import Rectangle
 from PIL import Image
 
 from augu_api.detection.drawing import annotate
-from augu_api.detection.training.evaluate import LIKELY, Evaluation
+from augu_api.detection.training.evaluate import DEFAULT_SCORE, Evaluation
 
 
 def draw_curves(evaluation: Evaluation, path: Path) -> None:
@@ -25,11 +25,13 @@ def draw_curves(evaluation: Evaluation, path: Path) -> None:
 
 def draw_worst(evaluation: Evaluation, path: Path) -> None:
     """The nine photos with the most mistakes: what was detected in colours, and dashed what was missed."""
-    worst = sorted(evaluation.found, key=evaluation.mistakes, reverse=True)
+    worst = sorted(evaluation.detections, key=evaluation.mistakes, reverse=True)
     figure = Figure(figsize=(12, 12), layout="constrained")
     for axes, id in zip(figure.subplots(3, 3).flat, worst, strict=False):
         with Image.open(evaluation.files[id]) as photo:
-            axes.imshow(annotate(photo.convert("RGB"), [d for d in evaluation.found[id] if d.score >= LIKELY]))
+            axes.imshow(
+                annotate(photo.convert("RGB"), [d for d in evaluation.detections[id] if d.score >= DEFAULT_SCORE])
+            )
         for x, y, width, height in (evaluation.truth.anns[one]["bbox"] for one in evaluation.missed(id)):
             axes.add_patch(Rectangle((x, y), width, height, fill=False, color="white", linestyle="--"))
         axes.set_title(f"{evaluation.files[id].name}: {evaluation.mistakes(id)} mistakes", fontsize=8)

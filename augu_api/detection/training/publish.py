@@ -62,7 +62,7 @@ def _card(model: Model, validator: Validator, photos: int) -> str:
         photos=photos,
         validated=len(validator.photos),
         steps=validator.progress.step or validator.recipe.steps,  # 0: all steps were made before this run
-        results=_table([evaluation.summary | evaluation.at_likely()]),
+        results=_table([evaluation.summary | evaluation.at_default_score()]),
         classes=_table(evaluation.by_category()),
     )
 

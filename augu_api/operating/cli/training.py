@@ -55,7 +55,7 @@ def evaluate(name: str, images: Path, annotations: Path, pictures: Path | None, 
 
 
 def _print_evaluation(evaluation: Any, facts: dict[str, str], *, as_json: bool) -> None:
-    results = evaluation.summary | evaluation.at_likely()
+    results = evaluation.summary | evaluation.at_default_score()
     by_category = evaluation.by_category()
     calibration = [part._asdict() for part in evaluation.calibration()]
     if as_json:
