@@ -116,7 +116,7 @@ def coins(photos: Path) -> Path:
     assert done(result) == ""
     worth, serves = result.stderr.splitlines()[-2:]
     facts = json.loads((photos / "coins" / "model.json").read_text())
-    said = re.fullmatch(r"AP (0\.\d{3}), AP50 (0\.\d{3}|1\.000)\. (.*README\.md) is its card\.", worth)
+    said = re.fullmatch(r"AP (0\.\d{3}), AP50 (0\.\d{3}|1\.000)\. (.*README\.md) is its model card\.", worth)
     assert said
     assert float(said[1]) == facts["ap"] < float(said[2])
     assert re.search(rf"^\| +{said[1]} \| +{said[2]} \|", Path(said[3]).read_text(), re.MULTILINE)
