@@ -24,11 +24,7 @@ def create_app(settings: Settings, detector: Detector | None = None) -> Flask:
     app = Application(__name__, static_folder=None)
     app.config.update(MAX_CONTENT_LENGTH=MAX_BODY, MAX_FORM_MEMORY_SIZE=MAX_BODY, PROVIDE_AUTOMATIC_OPTIONS=False)
     app.url_map.merge_slashes = False  # a redirect would not be in the envelope
-    engine = database.connect(settings.database_url)
-    database.upgrade(engine)
-    quotas = Quotas(engine, settings.ratelimit_storage, settings.ban_minutes)
-    admission = Admission(settings.queue, settings.data_dir / "admission.lock")
-    app.extensions[KEY] = Service(settings, engine, quotas, admission, detector)
+    app.extensions[KEY] = _service(settings, detector)
     envelope.register(app)
     monitoring.register(app, settings.metrics_dir)
     request_log.register(app)
@@ -42,3 +38,11 @@ def create_app(settings: Settings, detector: Detector | None = None) -> Flask:
         monitoring.describe(detector)
     pages.prepare(app)
     return app
+
+
+def _service(settings: Settings, detector: Detector | None) -> Service:
+    engine = database.connect(settings.database_url)
+    database.upgrade(engine)
+    quotas = Quotas(engine, settings.ratelimit_storage, settings.ban_minutes)
+    admission = Admission(settings.queue, settings.data_dir / "admission.lock")
+    return Service(settings, engine, quotas, admission, detector)

@@ -45,6 +45,7 @@ from tests.helpers import (
     MakeApp,
     add_user_to,
     bearer,
+    free_port,
     full,
     multipart,
     png_of,
@@ -789,3 +790,34 @@ def test_no_part_of_a_photo_is_kept(
     assert detector.seen
     assert not opened
     assert base64.b64encode(large[:60]).decode() not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("broken", "named"),
+    [
+        ("users", "The database"),
+        ("counts", "The database"),
+        ("redis", "The rate limit storage (AUGU_RATELIMIT_STORAGE)"),
+        ("detector", "The detector"),
+    ],
+)
+def test_the_log_names_what_is_unavailable(
+    make_app: MakeApp,
+    settings: Settings,
+    detector: FakeDetector,
+    caplog: pytest.LogCaptureFixture,
+    broken: str,
+    named: str,
+) -> None:
+    """A 503 says in the log which part failed; the client is not told."""
+    if broken == "redis":
+        settings = replace(settings, ratelimit_storage=f"redis://127.0.0.1:{free_port()}")
+    app = make_app(settings, None if broken == "detector" else detector)
+    service = app.extensions[KEY]
+    headers = bearer(add_user_to(service))
+    if broken in ("users", "counts"):
+        with service.engine.begin() as connection:
+            connection.execute(text(f"DROP TABLE {broken}"))
+    response = app.test_client().post(OBJECTS, headers=headers)
+    says(response, 503, "Service Unavailable", "The service cannot answer right now. Please try again later.")
+    assert [record.message for record in caplog.records if record.levelname == "ERROR"] == [f"{named} is not available"]

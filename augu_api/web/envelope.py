@@ -12,10 +12,11 @@ from flask import Response, g
 from flask.sansio.scaffold import Scaffold
 from limits.errors import StorageError
 from marshmallow import ValidationError
-from sqlalchemy.exc import DBAPIError, TimeoutError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError, TimeoutError
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
 from augu_api.detection import NoDetector
+from augu_api.store.database import unavailable
 from augu_api.web.admission import QueueFull
 
 MESSAGES = {
@@ -113,7 +114,8 @@ def _http(error: HTTPException) -> Failure:
     return Failure(error.code or 500, allow=error.get_response().headers.get("Allow", ""))
 
 
-def _unavailable(part: str, _: Exception) -> Failure:
+def _unavailable(error: NoDetector | SQLAlchemyError | StorageError) -> Failure:
+    part = "The detector" if isinstance(error, NoDetector) else unavailable(error)
     logger.error("%s is not available", part)
     return Failure(503, "unavailable", retry_after=RETRY_SECONDS)
 
@@ -129,10 +131,10 @@ ERRORS: dict[type[Exception], Callable[[Any], Failure]] = {
     ValidationError: lambda error: Failure(400, "body", details=error.normalized_messages()),
     RequestEntityTooLarge: lambda _: Failure(400, "body", details={"data": ["The body is too large."]}),
     QueueFull: lambda _: FULL,
-    NoDetector: partial(_unavailable, "The detector"),
-    StorageError: partial(_unavailable, "The storage of the counts"),
-    DBAPIError: partial(_unavailable, "The database"),
-    TimeoutError: partial(_unavailable, "The database"),
+    NoDetector: _unavailable,
+    StorageError: _unavailable,
+    DBAPIError: _unavailable,
+    TimeoutError: _unavailable,
     HTTPException: _http,
     Exception: _unexpected,
 }
