@@ -1,4 +1,4 @@
-"""What an operator sees: request ids, one log line for each request, and metrics."""
+"""What an operator sees: one log line for each request, and metrics."""
 
 import json
 import subprocess
@@ -31,24 +31,6 @@ METRICS_TOKEN = "a metrics token of 32 characters"
 def settings(tmp_path: Path) -> Settings:
     """Settings that allow metrics."""
     return Settings.from_env({"AUGU_DATA_DIR": str(tmp_path / "data"), "AUGU_METRICS_TOKEN": METRICS_TOKEN})
-
-
-# --- request ids
-
-
-@pytest.mark.parametrize("given_id", ["a", "A-1.b_2", "f" * 64])
-@pytest.mark.parametrize("path", ["/health/live", "/session", "/nowhere"])
-def test_own_id(client: FlaskClient, given_id: str, path: str) -> None:
-    """A caller's sane id comes back with every reply, whatever its status."""
-    assert client.get(path, headers={"X-Request-Id": given_id}).headers.getlist("X-Request-Id") == [given_id]
-
-
-@pytest.mark.parametrize("given_id", ["", "f" * 65, "a b", "a/b", "<b>", "é", "a,b", '{"level":"ERROR"}'])
-def test_new_id(client: FlaskClient, given_id: str) -> None:
-    """Without a sane id a reply has a new one of its own."""
-    made = [client.get("/nowhere", headers={"X-Request-Id": given_id}).headers["X-Request-Id"] for _ in range(2)]
-    assert made[0] != made[1]
-    assert all(len(bytes.fromhex(one)) == 16 for one in made)
 
 
 # --- the log
@@ -124,7 +106,7 @@ def test_no_metrics(tmp_path: Path, detector: FakeDetector) -> None:
     app = create_app(Settings.from_env({"AUGU_DATA_DIR": str(tmp_path)}), detector)
     for headers in ({}, {"Authorization": "Bearer "}, {"Authorization": f"Bearer {METRICS_TOKEN}"}):
         reply = app.test_client().get("/metrics", headers=headers)
-        assert (reply.status_code, reply.json["error"]) == (403, "Forbidden")
+        assert (reply.status_code, json.loads(reply.data)["error"]) == (403, "Forbidden")
     app.extensions[KEY].engine.dispose()
 
 
@@ -135,7 +117,7 @@ def test_wrong_metrics_token(client: FlaskClient, authorization: str | None) -> 
     """Metrics are shown to the bearer of the token alone; another caller gets 401."""
     headers = {"Authorization": authorization} if authorization else {}
     reply = client.get("/metrics", headers=headers)
-    assert (reply.status_code, reply.json["error"]) == (401, "Unauthorized")
+    assert (reply.status_code, json.loads(reply.data)["error"]) == (401, "Unauthorized")
 
 
 def test_a_users_token_shows_no_metrics(client: FlaskClient, auth: dict[str, str]) -> None:
