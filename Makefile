@@ -6,13 +6,16 @@ MIN = accounts.py cli.py config.py contract.py images.py quotas.py request_log.p
 COMPILE = $(BIN)/uv pip compile --universal --python-version 3.11 --no-annotate --no-header --quiet --upgrade setup.cfg \
 	$(SERVING)
 
-.PHONY: run install test test-min check train settings screenshots fuzz soak bench lock
+.PHONY: run install quick test test-min check train settings screenshots fuzz soak bench lock
 
 run: install $(if $(filter torchvision,$(ENGINE)),.venv/torch)  ## serve on http://127.0.0.1:8000, or $PORT
 	$(BIN)/augu-api demo
 	AUGU_ENGINE=$(ENGINE) $(BIN)/gunicorn wsgi:app --bind 127.0.0.1:$${PORT:-8000}
 
 install: .venv/run
+
+quick: .venv/quick  ## run the tests that need no torch, no browser and no server
+	$(BIN)/pytest --quick $(ARGS)
 
 test: .venv/test  ## run all tests; those that need a server that is not installed are skipped
 	$(BIN)/pytest $(or $(ARGS),--cov --cov-report=term --cov-fail-under=95)
@@ -53,6 +56,10 @@ lock: .venv/test  ## update the pinned requirements from setup.cfg
 .venv/run: requirements.txt setup.cfg
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --no-deps -r requirements.txt
+	touch $@
+
+.venv/quick: requirements-test.txt .venv/run
+	$(BIN)/pip install -c $< pytest hypothesis
 	touch $@
 
 .venv/torch: requirements-torch.txt .venv/run

@@ -17,15 +17,22 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
 
+@pytest.fixture(scope="session")
+def not_quick(pytestconfig: pytest.Config) -> None:
+    """Skip a test that needs a server or the browser if `--quick` is given."""
+    if pytestconfig.getoption("quick"):
+        pytest.skip("--quick starts no servers")
+
+
 @pytest.fixture
-def serve(tmp_path: Path) -> Iterator[Serve]:
+def serve(tmp_path: Path, not_quick: None) -> Iterator[Serve]:
     """Servers of one test, as `serving` starts them."""
     with serving(tmp_path) as start:
         yield start
 
 
 @pytest.fixture(scope="session")
-def postgres_server() -> Iterator[Postgres]:
+def postgres_server(not_quick: None) -> Iterator[Postgres]:
     """A real PostgreSQL."""
     server = Postgres.made()
     yield server
@@ -56,7 +63,7 @@ def engine(database_url: str) -> Iterator[Engine]:
 
 
 @pytest.fixture
-def redis_server(tmp_path: Path) -> Iterator[Redis]:
+def redis_server(tmp_path: Path, not_quick: None) -> Iterator[Redis]:
     """An empty Redis."""
     server = Redis(tmp_path)
     server.start()
@@ -71,14 +78,14 @@ def redis(redis_server: Redis) -> str:
 
 
 @pytest.fixture
-def nginx(tmp_path: Path) -> Iterator[Nginx]:
+def nginx(tmp_path: Path, not_quick: None) -> Iterator[Nginx]:
     """Nginx in one test, as `fronting` starts it."""
     with fronting(tmp_path) as start:
         yield start
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator["Browser"]:
+def browser(not_quick: None) -> Iterator["Browser"]:
     """A real Chromium, for one module only: no other event loop can run in this thread beside Playwright's."""
     program = shutil.which("chromium")
     if program is None:

@@ -9,16 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from skimage.data import coffee
 
 from augu_api.config import CORES, Settings
 from augu_api.detection.catalogue import find
 from augu_api.detection.onnx import OnnxEngine
-from augu_api.detection.torchvision import TorchvisionEngine
 from augu_api.web.admission import Admission, QueueFull
 from augu_api.web.service import KEY
-from tests.helpers import OBJECTS, FakeDetector, MakeApp, add_user_to, bearer
+from tests.helpers import OBJECTS, FakeDetector, MakeApp, add_user_to, bearer, picture
 
 OTHER = """
 import sys
@@ -124,8 +121,8 @@ def test_a_lone_request_has_all_cores(
 
 def test_all_cores_find_the_same(settings: Settings) -> None:
     """The engine has as many threads for a lone photo as there are cores, and finds in it what one thread finds."""
-    engine, photo = OnnxEngine(find("bundled", settings), 1), coffee()
-    threads = [session.get_session_options().intra_op_num_threads for session in (engine.session, engine.wide)]
+    engine, photo = OnnxEngine(find("bundled", settings), 1), np.asarray(picture("coffee"))
+    threads = [session.get_session_options().intra_op_num_threads for session in (engine.session, engine.all_cores)]
     assert threads == [1, CORES]
     ours = engine.detect(photo)
     del engine.session
@@ -135,11 +132,3 @@ def test_all_cores_find_the_same(settings: Settings) -> None:
     for one, other in zip(ours, theirs, strict=True):
         assert one.box == pytest.approx(other.box, abs=0.01)
         assert one.score == pytest.approx(other.score, abs=1e-4)
-
-
-def test_torch_has_as_many_threads(settings: Settings) -> None:
-    """The module itself is run by all cores as well, if nobody else needs them."""
-    engine, photo = TorchvisionEngine(find("bundled", settings), 1), np.zeros((64, 64, 3), np.uint8)
-    for all_cores, threads in ((True, CORES), (False, 1)):
-        engine.detect(photo, all_cores=all_cores)
-        assert torch.get_num_threads() == threads

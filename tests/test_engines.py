@@ -18,7 +18,7 @@ from PIL import Image
 from skimage import data
 from torch import nn
 
-from augu_api.config import ROOT, Settings
+from augu_api.config import CORES, ROOT, Settings
 from augu_api.detection import ModelUnavailable
 from augu_api.detection.catalogue import PUBLISHED, Model, find, sha256_of
 from augu_api.detection.engines import Engine, Predictions, _share_scores, load
@@ -212,7 +212,7 @@ def test_an_export_that_finds_something_else_is_not_kept(model: Model) -> None:
     module = build(model)
     graph = trace(module, model.sha256)
     with torch.no_grad():
-        module.roi_heads.box_predictor.cls_score.bias[1] -= 0.5  # type: ignore[union-attr,operator,index]
+        module.roi_heads.box_predictor.cls_score.bias[1] -= 0.5  # type: ignore[index]
     with pytest.raises(ModelUnavailable, match="photo 1"):
         verify(graph, module, [PHOTOS["astronaut"]])
 
@@ -330,3 +330,11 @@ def test_a_model_says_how_its_scores_are_calibrated(model: Model, engine: str) -
         found[name] = [d.score for d in loaded.detect(coffee)]
         assert found[name] == pytest.approx(sorted(_share_scores(raw.boxes, raw.labels, scores), reverse=True))
     assert found["with"][0] == pytest.approx(float(np.interp(found["without"][0], *np.array(points).T)))
+
+
+def test_torch_has_as_many_threads(settings: Settings) -> None:
+    """The module itself is run by all cores as well, if no other request needs them."""
+    engine, photo = TorchvisionEngine(find("bundled", settings), 1), np.zeros((64, 64, 3), np.uint8)
+    for all_cores, threads in ((True, CORES), (False, 1)):
+        engine.detect(photo, all_cores=all_cores)
+        assert torch.get_num_threads() == threads

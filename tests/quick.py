@@ -1,0 +1,43 @@
+"""What `pytest --quick` (`make quick`) leaves out: what needs torch, a browser, a server, or seconds for each test.
+
+`make quick` installs pytest and Hypothesis beside the service. A module that imports more belongs in LEFT_OUT.
+"""
+
+from pathlib import Path
+
+import pytest
+
+LEFT_OUT = {
+    "test_access.py",
+    "test_cluster.py",
+    "test_concurrency.py",
+    "test_deepstack.py",
+    "test_docs.py",
+    "test_documented.py",
+    "test_engines.py",
+    "test_evaluation.py",
+    "test_examples.py",
+    "test_faults.py",
+    "test_hostile.py",
+    "test_hosts.py",
+    "test_monitoring.py",
+    "test_nano.py",
+    "test_openapi.py",
+    "test_page.py",
+    "test_readme.py",
+    "test_schemathesis.py",
+    "test_served.py",
+    "test_smuggling.py",
+    "test_training.py",
+    "test_worker.py",
+}
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the option."""
+    parser.addoption("--quick", action="store_true", help="leave out what needs torch, a browser or a server")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Ignore these modules; in the other modules the fixtures of servers skip their tests."""
+    return True if config.getoption("quick") and collection_path.name in LEFT_OUT else None
