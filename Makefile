@@ -18,7 +18,7 @@ quick: .venv/quick  ## run the tests that need no torch, no browser and no serve
 	$(BIN)/pytest --quick $(ARGS)
 
 test: .venv/test  ## run all tests; those that need a server that is not installed are skipped
-	$(BIN)/pytest $(or $(ARGS),--cov --cov-report=term --cov-fail-under=95)
+	$(BIN)/pytest $(or $(ARGS),--numprocesses 3 --cov --cov-report=term --cov-fail-under=95)
 
 check: .venv/test  ## run the linter, the formatter and the type checker
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

@@ -27,7 +27,7 @@ from augu_api.detection.engines import load
 from augu_api.web.service import KEY, Service
 from tests.helpers import AddUser, AtOnce, FakeDetector, MakeApp, add_user_to, after, missing, png_of
 
-pytest_plugins = ["tests.quick", "tests.server_fixtures"]
+pytest_plugins = ["tests.parallel", "tests.quick", "tests.server_fixtures"]
 photos.configure()  # as every program does when it starts
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from io import BytesIO
 from pathlib import Path
+from random import SystemRandom
 from threading import Barrier
 from typing import Any, NoReturn
 
@@ -66,10 +67,13 @@ def wait_until(condition: Callable[[], bool], seconds: float = 60) -> None:
 
 
 def free_port() -> int:
-    """A port on which nothing listens."""
-    with socket.socket() as listener:
-        listener.bind((LOOPBACK, 0))
-        return int(listener.getsockname()[1])
+    """A port on which nothing listens, and which no test that runs beside this one is likely to be given.
+
+    The system gives ports from 32768 on to any connection.
+    """
+    while answers(port := SystemRandom().randrange(10_000, 32_768)):
+        pass
+    return port
 
 
 def answers(port: int, address: str = LOOPBACK) -> bool:
@@ -124,12 +128,12 @@ class FakeDetector:
         return self.found
 
 
-def add_user_to(service: Service, name: str = "alice", flags: Flag = BOTH, **options: object) -> str:
+def add_user_to(service: Service, name: str = "alice", flags: Flag = BOTH, **options: Any) -> str:
     """Add a user and return the Authorization header's value."""
     return f"Bearer {new_token(service.engine, service.settings, name, flags=flags, **options)}"
 
 
-def new_token(engine: Engine, settings: Settings, name: str, flags: Flag = BOTH, **options: object) -> str:
+def new_token(engine: Engine, settings: Settings, name: str, flags: Flag = BOTH, **options: Any) -> str:
     """A new user's token."""
     with Session(engine) as session, session.begin():
         token = accounts.current_token(accounts.create(session, name, flags=flags, **options))

@@ -21,6 +21,9 @@ SECONDS = 2.0
 MB = 2**20
 
 
+Fields = dict[str, str | bytes]
+
+
 class Case(NamedTuple):
     """The bytes of a request and the status that they deserve."""
 
@@ -30,29 +33,29 @@ class Case(NamedTuple):
     """Whether the client hangs up its side after the request."""
 
 
-def raw(line: str, headers: dict[str, str | bytes], body: bytes = b"") -> bytes:
+def raw(line: str, headers: Fields, body: bytes = b"") -> bytes:
     """A request; texts are latin-1, as HTTP has it."""
-    fields = {"Host": "localhost"} | headers
+    fields: Fields = {"Host": "localhost", **headers}
     lines = [line.encode("latin-1")]
     for name, value in fields.items():
         lines.append(f"{name}: ".encode() + (value if isinstance(value, bytes) else value.encode("latin-1")))
     return b"\r\n".join([*lines, b"", body])
 
 
-def post(body: bytes, headers: dict[str, str | bytes], path: str = OBJECTS) -> bytes:
+def post(body: bytes, headers: Fields, path: str = OBJECTS) -> bytes:
     """A POST whose length is right unless the headers say otherwise."""
-    return raw(f"POST {path} HTTP/1.1", {"Content-Length": str(len(body))} | headers, body)
+    return raw(f"POST {path} HTTP/1.1", {"Content-Length": str(len(body)), **headers}, body)
 
 
 def get(path: str, **headers: str | bytes) -> bytes:
     return raw(f"GET {path} HTTP/1.1", {name.replace("_", "-"): value for name, value in headers.items()})
 
 
-def chunked(body: bytes, headers: dict[str, str | bytes], size: int = 65536) -> bytes:
+def chunked(body: bytes, headers: Fields, size: int = 65536) -> bytes:
     """The same in pieces, its length not told in advance."""
     pieces = [body[at : at + size] for at in range(0, len(body), size)]
     framed = b"".join(b"%x\r\n%b\r\n" % (len(piece), piece) for piece in pieces)
-    return raw(f"POST {OBJECTS} HTTP/1.1", {"Transfer-Encoding": "chunked"} | headers, framed + b"0\r\n\r\n")
+    return raw(f"POST {OBJECTS} HTTP/1.1", {"Transfer-Encoding": "chunked", **headers}, framed + b"0\r\n\r\n")
 
 
 def b64url(data: bytes) -> str:
@@ -109,7 +112,7 @@ def tokens(good: str) -> dict[str, Case]:
     return cases | {f"scheme {name}": Case(get("/session", Authorization=text), 401) for name, text in schemes.items()}
 
 
-def photos(auth: dict[str, str | bytes]) -> dict[str, Case]:
+def photos(auth: Fields) -> dict[str, Case]:
     """Files that claim much, lie, or are broken."""
     labelled = auth | {"Content-Type": "image/png"}
     dice = random.Random(1)
@@ -155,7 +158,7 @@ def photos(auth: dict[str, str | bytes]) -> dict[str, Case]:
     return cases | {name: Case(post(body, labelled), 200) for name, body in odd.items()}
 
 
-def bodies(auth: dict[str, str | bytes]) -> dict[str, Case]:
+def bodies(auth: Fields) -> dict[str, Case]:
     """Bodies that are too large, too deep, too many, or of the wrong kind."""
     b64 = base64.b64encode(PHOTO)
     form = auth | {"Content-Type": "application/x-www-form-urlencoded"}
@@ -205,7 +208,7 @@ def bodies(auth: dict[str, str | bytes]) -> dict[str, Case]:
     }
 
 
-def lines(auth: dict[str, str | bytes]) -> dict[str, Case]:
+def lines(auth: Fields) -> dict[str, Case]:
     """Request lines, queries and headers."""
     body = {**auth, "Content-Length": "1"}
     return {
@@ -230,13 +233,13 @@ def lines(auth: dict[str, str | bytes]) -> dict[str, Case]:
         "a User-Agent of a label": Case(post(b"x", body | {"User-Agent": 'a"} 1\\nforged{a="'}), 400),
         "a request id of JSON": Case(post(b"x", body | {"X-Request-Id": '","forged":"1'}), 400),
         "a request id of 8000 letters": Case(post(b"x", body | {"X-Request-Id": "a" * 8000}), 400),
-        "a Host of no kind": Case(raw("GET /session HTTP/1.1", {"Host": "a b<c>:x"} | auth), 200),
+        "a Host of no kind": Case(raw("GET /session HTTP/1.1", {"Host": "a b<c>:x", **auth}), 200),
         "an upgrade to HTTP/2": Case(get("/nothing", Connection="Upgrade, HTTP2-Settings", Upgrade="h2c"), 404),
         "a websocket": Case(get("/nothing", Connection="Upgrade", Upgrade="websocket"), 404),
         "a range of bytes": Case(get("/nothing", Range="bytes=0-,1-,2-,3-"), 404),
         "a forwarded prefix": Case(get("/nothing", X_Forwarded_Prefix="/session", X_Forwarded_Host="evil"), 404),
         "two lengths": Case(raw(f"POST {OBJECTS} HTTP/1.1\r\nContent-Length: 5", body, b"x"), 400),
-        "a length and chunks": Case(post(b"0\r\n\r\n", {"Transfer-Encoding": "chunked"} | auth), 400),
+        "a length and chunks": Case(post(b"0\r\n\r\n", {"Transfer-Encoding": "chunked", **auth}), 400),
         "a negative length": Case(post(b"x", {"Content-Length": "-1"}), 400),
         "a length of no number": Case(post(b"x", {"Content-Length": "0x1"}), 400),
         "an unknown coding": Case(post(b"x", {"Transfer-Encoding": "zip"}), 501),
@@ -249,6 +252,15 @@ def lines(auth: dict[str, str | bytes]) -> dict[str, Case]:
         "no HTTP": Case(b"\x16\x03\x01\x02\0\x01\0\x01\xfc\x03\x03\r\n\r\n", 400),
         "HTTP/9": Case(b"GET / HTTP/9.9\r\n\r\n", 400),
     }
+
+
+def ask_again(port: int, case: Case) -> tuple[int, bytes, float]:
+    """Ask up to three times, until the reply comes within SECONDS: at first another process may have had the cores."""
+    for _ in range(2):
+        answer = ask(port, case)
+        if answer[2] < SECONDS:
+            return answer
+    return ask(port, case)
 
 
 def ask(port: int, case: Case) -> tuple[int, bytes, float]:

@@ -190,7 +190,7 @@ def test_a_failure_says_what_to_do(page: Page) -> None:
     """In words, beside the reply itself."""
     form = send(form_of(page, "GET /session"))
     expect(form.get_by_role("status")).to_contain_text("401")
-    expect(form.get_by_role("alert")).to_contain_text("Enter the token")
+    expect(form.get_by_role("alert")).to_contain_text("Enter the whole token")
 
 
 def test_an_argument_is_part_of_the_path(page: Page) -> None:

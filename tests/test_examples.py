@@ -7,7 +7,8 @@ import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
+import uuid
+from collections.abc import Callable, Iterator
 from io import BytesIO
 from pathlib import Path
 from ssl import PROTOCOL_TLS_CLIENT, PROTOCOL_TLS_SERVER, SSLContext
@@ -26,7 +27,7 @@ from examples.discord_bot import MAX_SIDE, make_bot
 from tests.canned import HTML, TOKEN, canned, envelope, http
 from tests.helpers import free_port, missing, png_of
 from tests.readme import BLOCK
-from tests.servers import Serve, add
+from tests.servers import Server, add, serving
 
 STREET = ROOT / "examples" / "street.png"
 FOUND = {"stop sign": "100.0", "traffic light": "96.75"}
@@ -34,11 +35,17 @@ SECTION = (ROOT / "README.md").read_text().partition("## From your program\n")[2
 BLOCKS = [block for _, block in BLOCK.findall(SECTION)]
 
 
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """One server with the bundled model for the tests of this file."""
+    with serving(tmp_path_factory.mktemp("examples")) as start:
+        yield start(WEB_CONCURRENCY="1")
+
+
 @pytest.fixture
-def api(serve: Serve) -> Client:
-    """A client of a real server with the bundled model."""
-    server = serve(WEB_CONCURRENCY="1")
-    return Client(server.url, add(server))
+def api(server: Server) -> Client:
+    """A client of the server, as a new user."""
+    return Client(server.url, add(server, uuid.uuid4().hex))
 
 
 def run(api: Client, *command: str, **env: str) -> subprocess.CompletedProcess[str]:

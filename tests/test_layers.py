@@ -2,6 +2,7 @@
 
 import ast
 import graphlib
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -128,3 +129,9 @@ def test_modules_and_functions_are_short() -> None:
         if isinstance(node, ast.FunctionDef)
     ]
     assert [found for found in functions if found[2] > MAX_FUNCTION] == []
+
+
+def test_tests_share_by_modules_of_their_own() -> None:
+    """Nothing imports a test module or conftest.py: what tests share is in other modules of tests/."""
+    importing = re.compile(r"\b(?:from|import) tests\.(?:test_|conftest)")
+    assert [path.name for path in Path(__file__).parent.glob("*.py") if importing.search(path.read_text())] == []

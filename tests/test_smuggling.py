@@ -5,7 +5,7 @@ from contextlib import suppress
 
 import pytest
 
-from tests.helpers import OBJECTS
+from tests.helpers import OBJECTS, wait_until
 from tests.servers import Nginx, Serve, Server, add, call
 
 HIDDEN = "hidden-request"
@@ -94,4 +94,4 @@ def test_no_hidden_request_is_served(server: Server, nginx: Nginx, way: str) -> 
             found.append(name)
     assert found == []
     send(port, INNER)
-    assert HIDDEN in served(server)
+    wait_until(lambda: HIDDEN in served(server))
