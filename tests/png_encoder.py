@@ -3,11 +3,12 @@
 import random
 import struct
 import zlib
+from collections.abc import Sequence
 
 from augu_api.photos.png import CHANNELS, SIGNATURE
 
 Samples = tuple[int, ...]
-Rows = list[list[Samples]]
+Rows = Sequence[Sequence[Samples]]
 RGB = tuple[int, int, int]
 PASSES = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
 WHOLE = ((0, 0, 1, 1),)
@@ -60,7 +61,7 @@ def encode(
     return SIGNATURE + header + palette + before + pixels + after + chunk(b"IEND")
 
 
-def noise(colour: int, depth: int, width: int, height: int, seed: int = 0) -> Rows:
+def noise(colour: int, depth: int, width: int, height: int, seed: int = 0) -> list[list[Samples]]:
     """Samples over the whole range."""
     dice = random.Random(seed)
     return [

@@ -36,7 +36,7 @@ from tests.helpers import (
 
 def augu_api(*command: str, env: dict[str, str], within: tuple[str, ...] = ()) -> str:
     """Run the command line; its standard output."""
-    whole = [*within, BIN / "augu-api", *command]
+    whole = [*within, str(BIN / "augu-api"), *command]
     return subprocess.run(whole, env=env, check=True, stdout=subprocess.PIPE, text=True).stdout
 
 
@@ -74,7 +74,7 @@ class Server:
         assert self.process.poll() is None, self.log.read_text()
         try:
             with urllib.request.urlopen(f"{self.url}/health/ready", timeout=5) as response:
-                return response.status == 200
+                return bool(response.status == 200)
         except (urllib.error.URLError, OSError):
             return False
 
@@ -100,7 +100,7 @@ def serving(folder: Path) -> Iterator[Serve]:
         env = os.environ | {"AUGU_DATA_DIR": str(folder / "served")} | settings
         log = folder / f"gunicorn-{address}-{port}.log"
         with log.open("ab") as out:
-            command = [*within, BIN / "gunicorn", "--bind", f"{address}:{port}"]
+            command = [*within, str(BIN / "gunicorn"), "--bind", f"{address}:{port}"]
             process = subprocess.Popen(command, env=env, cwd=ROOT, stdout=out, stderr=subprocess.STDOUT)
         server = Server(port, process, env, log, address, within)
         running.append(server)

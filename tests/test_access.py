@@ -36,6 +36,7 @@ OLD, NEW, OTHER = "o" * 32, "n" * 32, "x" * 32
 class Counted(tuple[str, ...]):
     """Secrets that count how many of them were taken."""
 
+    __slots__ = ()
     taken = 0
 
     def __iter__(self) -> Iterator[str]:
@@ -307,6 +308,7 @@ def outcome(program: str, *command: str, **environ: str) -> tuple[int, str]:
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
+        check=False,
         text=True,
         timeout=60,
     )
@@ -317,7 +319,7 @@ def unreachable() -> dict[str, str]:
     return {"DATABASE_URL": f"postgresql://augu:{PASSWORD}@127.0.0.1:{free_port()}/augu"}
 
 
-FAILING = {
+FAILING: dict[str, Callable[[], dict[str, str]]] = {
     "a short secret": lambda: {"AUGU_SECRET_KEYS": f"{MARKS[0]},{PASSWORD}"},
     "a short secret alone": lambda: {"AUGU_SECRET_KEY": PASSWORD},
     "both": lambda: {"AUGU_SECRET_KEYS": MARKS[0], "AUGU_SECRET_KEY": MARKS[1]},

@@ -102,7 +102,7 @@ def operation_of(document: Document, name: str) -> tuple[str, str, Document]:
 
 def file_of(client: FlaskClient, path: str) -> bytes:
     with client.get(path) as response:
-        return response.data
+        return bytes(response.data)
 
 
 def form_of(client: FlaskClient, kind: str, example: Document) -> Document:
@@ -201,7 +201,8 @@ def test_replies(provoked: Provoked, document: Document, operation: str, status:
         for body in op["responses"][str(status)]["content"].values()
         if name in body.get("examples", {})
     ]
-    with provoked.reply(operation, name) as response:
+    response = provoked.reply(operation, name)
+    with response:
         assert response.status_code == status
         as_documented(document, response)
         if "externalValue" in example:

@@ -270,7 +270,7 @@ def pets(tmp_path: Path) -> Path:
     for id, (name, (category, box)) in enumerate(photos.items()):
         Image.fromarray(getattr(data, name)()).save(folder / f"{name}.jpg")
         images.append({"id": id, "file_name": f"{name}.jpg"})
-        boxes.append(annotation(category, box, id))  # type: ignore[arg-type]
+        boxes.append(annotation(category, box, id))
     categories = [{"id": 1, "name": "cat"}, {"id": 2, "name": "person"}, {"id": 3, "name": "dog"}]
     content = {"images": images, "annotations": boxes, "categories": categories}
     (folder / "boxes.json").write_text(json.dumps(content))

@@ -320,7 +320,7 @@ def test_an_import_changes_no_global_setting() -> None:
 def test_the_command_line_takes_large_photos(tmp_path: Path) -> None:
     """`augu-api detect` takes as many pixels as AUGU_MAX_PIXELS says, without a warning."""
     (tmp_path / "large.png").write_bytes(black(9_500))
-    command = [BIN / "augu-api", "detect", tmp_path / "large.png"]
+    command = [str(BIN / "augu-api"), "detect", str(tmp_path / "large.png")]
     env = os.environ | {"AUGU_DATA_DIR": str(tmp_path / "data"), "AUGU_MAX_PIXELS": "100000000"}
     done = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
     assert done.stderr == ""

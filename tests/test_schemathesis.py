@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from threading import Thread
+from typing import Any
 
 import pytest
 from flask import Flask
@@ -20,7 +21,7 @@ from tests.helpers import BAD_TOKEN, BIN, METRICS_TOKEN, add_user_to
 
 HOOKS = Path(__file__).with_name("schemathesis_hooks.py")
 PLENTY = 10_000
-USERS = {
+USERS: dict[str, dict[str, Any]] = {
     "good": {"coefficient": PLENTY},
     "without flags": {"coefficient": PLENTY, "flags": Flag(0)},
     "banned": {"flags": Flag.BANNED},

@@ -47,7 +47,7 @@ def write_set(folder: Path, columns: tuple[int, int], count: int, seed: int) -> 
     """Cut photos from some columns of the coins, with the boxes of coins that show mostly, in COCO's format."""
     folder.mkdir()
     random = np.random.default_rng(seed)
-    images, annotations = [], []
+    images, annotations = list[dict[str, Any]](), list[dict[str, Any]]()
     for number in range(count):
         x, y = random.integers(columns[0], columns[1] - SIDE + 1), random.integers(0, COINS.shape[0] - SIDE + 1)
         Image.fromarray(COINS[y : y + SIDE, x : x + SIDE]).save(folder / f"{number}.png")
