@@ -85,7 +85,7 @@ def settings(settings: Settings) -> Settings:
 def detector() -> FakeDetector:
     """Finds what the examples say; that the bundled model does so too is tested below."""
     ready, names = success_of("monitoring.ready")["data"], success_of("images.names")["data"]["names"]
-    return FakeDetector([Detection("stop sign", (5.91, 6.05, 41.97, 38.2), 0.8649)], names, ready)
+    return FakeDetector([Detection("stop sign", (5.91, 6.05, 41.97, 38.2), 0.8649)], tuple(names), ready)
 
 
 @pytest.fixture
