@@ -36,7 +36,6 @@ def create_app(settings: Settings, detector: Detector | None = None) -> Flask:
         app.register_blueprint(deepstack.deepstack)
     if detector:
         monitoring.describe(detector)
-    pages.prepare(app)
     return app
 
 

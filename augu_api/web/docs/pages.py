@@ -1,7 +1,6 @@
 """The documentation blueprint: openapi.json, the page that shows it, and the page to try the endpoint by hand.
 
-There is no build step, and nothing is loaded from another server. What is the same for every caller is made once, at
-the start.
+There is no build step, and nothing is loaded from another server.
 """
 
 import json
@@ -27,18 +26,26 @@ POLICY = (  # https://www.w3.org/TR/CSP3/
 docs = Blueprint("docs", __name__, template_folder="templates")
 
 
-class Made(NamedTuple):
-    """What was made at the start: openapi.json and the page that shows it."""
+class Documents(NamedTuple):
+    """openapi.json, and the page that shows it."""
 
     openapi: str
     page: str
 
 
-def prepare(app: Flask) -> None:
-    """Make the documents of an application that has all its routes."""
+def prepare(app: Flask) -> Documents:
+    """Make the documents of an application that has all its routes.
+
+    A server does this at its start; a process that serves nothing can do without.
+    """
     with app.app_context():
         document = specification(app, service.loaded.names if service.loaded else ())
-        app.extensions[KEY] = Made(minified(document), _rendered(document))
+        documents = app.extensions[KEY] = Documents(minified(document), _rendered(document))
+    return documents
+
+
+def _documents() -> Documents:
+    return current_app.extensions.get(KEY) or prepare(current_app)
 
 
 @docs.get("/")
@@ -52,7 +59,7 @@ def page() -> Response:
 @Operation(replies=file("text/html", "/docs"))
 def documentation() -> Response:
     """Show what openapi.json says, to read and to try."""
-    return _guarded(Response(current_app.extensions[KEY].page))
+    return _guarded(Response(_documents().page))
 
 
 @docs.get("/assets/<name>")
@@ -70,7 +77,7 @@ def asset(name: str) -> Response:
 @Operation(replies=file("application/json", "/openapi.json", {"type": "object"}))
 def openapi() -> Response:
     """Describe this API in OpenAPI 3.1."""
-    return Response(current_app.extensions[KEY].openapi, mimetype="application/json")
+    return Response(_documents().openapi, mimetype="application/json")
 
 
 def _guarded(page: Response) -> Response:
