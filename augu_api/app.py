@@ -26,8 +26,8 @@ def create_app(settings: Settings, detector: Detector | None = None) -> Flask:
     app.url_map.merge_slashes = False  # a redirect would not be in the envelope
     app.extensions[KEY] = _service(settings, detector)
     envelope.register(app)
+    request_log.register(app)  # Flask calls what comes after a request in reverse: headers, quota, metrics, log
     monitoring.register(app, settings.metrics_dir)
-    request_log.register(app)
     auth.register(app)
     security_headers.register(app)
     for blueprint in (objects.images, session.session, monitoring.monitoring, pages.docs):

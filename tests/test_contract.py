@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -264,7 +265,7 @@ def test_the_caller_chooses_json_or_a_picture(
     """`Accept` decides, quality first; neither is a 406 in the envelope, and caches are told what decided."""
     response = client.post(OBJECTS, data=photo, headers=auth | ({} if accept is None else {"Accept": accept}))
     if expected is None:
-        says(response, 406, "Not Acceptable", "This comes as application/json or image/png only.")
+        says(response, 406, "Not Acceptable", "This endpoint returns application/json or image/png only.")
     else:
         assert (response.status_code, response.mimetype) == (200, expected)
         assert response.headers["Vary"] == "Accept"
@@ -795,32 +796,51 @@ def test_no_part_of_a_photo_is_kept(
     assert base64.b64encode(large[:60]).decode() not in caplog.text
 
 
+@pytest.mark.parametrize(("method", "path"), [("POST", OBJECTS), ("GET", "/health/ready")])
 @pytest.mark.parametrize(
     ("broken", "named"),
     [
-        ("users", "The database"),
-        ("counts", "The database"),
-        ("redis", "The rate limit storage (AUGU_RATELIMIT_STORAGE)"),
-        ("detector", "The detector"),
+        ("database", "The database cannot be used: "),
+        ("redis", "The rate limit storage (AUGU_RATELIMIT_STORAGE) cannot be used: "),
+        ("detector", "There is no detector"),
     ],
 )
-def test_the_log_names_what_is_unavailable(
+def test_the_log_says_what_is_unavailable(
     make_app: MakeApp,
     settings: Settings,
     detector: FakeDetector,
     caplog: pytest.LogCaptureFixture,
     broken: str,
     named: str,
+    method: str,
+    path: str,
 ) -> None:
-    """A 503 says in the log which part failed; the client is not told."""
+    """A 503 says in the log what failed and why; the client is not told."""
     if broken == "redis":
+        pytest.importorskip("redis")
         settings = replace(settings, ratelimit_storage=f"redis://127.0.0.1:{free_port()}")
     app = make_app(settings, None if broken == "detector" else detector)
     service = app.extensions[KEY]
     headers = bearer(add_user_to(service))
-    if broken in ("users", "counts"):
-        with service.engine.begin() as connection:
-            connection.execute(text(f"DROP TABLE {broken}"))
-    response = app.test_client().post(OBJECTS, headers=headers)
+    if broken == "database":
+        service.engine.dispose()
+        Path(service.engine.url.database).unlink()
+        Path(service.engine.url.database).mkdir()
+    response = app.test_client().open(path, method=method, headers=headers)
     says(response, 503, "Service Unavailable", "The service cannot answer right now. Please try again later.")
-    assert [record.message for record in caplog.records if record.levelname == "ERROR"] == [f"{named} is not available"]
+    assert response.headers["Retry-After"] == "1"
+    [record] = [record for record in caplog.records if record.levelname == "ERROR"]
+    assert record.message.startswith(named)
+
+
+@pytest.mark.parametrize("table", ["users", "counts"])
+def test_the_log_says_what_the_database_refused(
+    make_app: MakeApp, settings: Settings, detector: FakeDetector, caplog: pytest.LogCaptureFixture, table: str
+) -> None:
+    """It names the database, also while a request is counted."""
+    app = make_app(settings, detector)
+    headers = bearer(add_user_to(app.extensions[KEY]))
+    with app.extensions[KEY].engine.begin() as connection:
+        connection.execute(text(f"DROP TABLE {table}"))
+    assert app.test_client().post(OBJECTS, headers=headers).status_code == 503
+    assert f"The database cannot be used: no such table: {table}" in caplog.text

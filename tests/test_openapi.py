@@ -8,12 +8,14 @@ import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 from jsonschema import Draft202012Validator
-from openapi_spec_validator import validate
+from marshmallow import Schema, fields, validate
+from openapi_spec_validator import validate as validate_document
 
 from augu_api.config import Settings
 from augu_api.flags import Flag
 from augu_api.web.docs.openapi import path_of
 from augu_api.web.docs.pages import prepare
+from augu_api.web.operation import Content, Operation
 from augu_api.web.service import KEY, Service
 from tests.helpers import (
     BAD_TOKEN,
@@ -45,7 +47,7 @@ def document(client: FlaskClient) -> Document:
 
 def test_the_document_is_valid(document: Document) -> None:
     """It is OpenAPI 3.1."""
-    validate(document)
+    validate_document(document)
     assert document["openapi"].startswith("3.1")
 
 
@@ -63,12 +65,47 @@ def test_an_undocumented_view_works_and_is_listed(app: Flask) -> None:
     app.add_url_rule("/new/<int:number>", "new", lambda number: str(number + 1))
     client = app.test_client()
     document = json.loads(client.get("/openapi.json").data)
-    validate(document)
+    validate_document(document)
     operation = document["paths"]["/new/{number}"]["get"]
     assert (operation["operationId"], operation["summary"]) == ("new", "new.")
     assert [parameter["name"] for parameter in operation["parameters"]] == ["number"]
     assert "GET /new/{number}" in client.get("/docs").text
     assert client.get("/new/41").text == "42"
+
+
+class Ordinary(Schema):
+    """Fields with one bound, and with defaults of several kinds."""
+
+    least = fields.Integer(validate=validate.Range(min=1))
+    most = fields.Float(validate=validate.Range(max=2.5), load_default=0.5)
+    speed = fields.String(load_default="fast")
+    loud = fields.Boolean(load_default=True)
+
+
+def test_any_operation_can_be_documented(app: Flask) -> None:
+    """Bodies without examples, bounds on one side, defaults of any kind, several methods and a long docstring."""
+
+    @Operation(
+        query=Ordinary, body=dict.fromkeys(("application/json", "image/png", "multipart/form-data"), Content(Ordinary))
+    )
+    def odd() -> str:
+        """Do something.
+
+        It is odd.
+        """
+        return "done"
+
+    app.add_url_rule("/odd", view_func=odd, methods=["GET", "POST"])
+    client = app.test_client()
+    document = json.loads(client.get("/openapi.json").data)
+    validate_document(document)
+    operations = document["paths"]["/odd"]
+    assert [operation["operationId"] for operation in operations.values()] == ["odd.get", "odd.post"]
+    assert {(o["summary"], o["description"]) for o in operations.values()} == {("Do something.", "It is odd.")}
+    assert {parameter["name"] for parameter in operations["get"]["parameters"]} == {"least", "most", "speed", "loud"}
+    page = client.get("/docs").text
+    for said in ("integer, at least 1", "number, at most 2.5, 0.5 by default", 'string, "fast" by default'):
+        assert said in page.replace("&#34;", '"')
 
 
 def test_documents_are_made_once(app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:

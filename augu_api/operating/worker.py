@@ -21,7 +21,7 @@ from werkzeug.wsgi import ClosingIterator
 from augu_api.config import SettingsError
 from augu_api.detection import ModelUnavailable
 from augu_api.store.database import explain
-from augu_api.web.envelope import Failure, refusal
+from augu_api.web.envelope import Failure, failure_reply
 from augu_api.web.security_headers import HEADERS
 
 STATUSES = {errors.LimitRequestLine: 414, errors.LimitRequestHeaders: 431, errors.UnsupportedTransferCoding: 501}
@@ -149,7 +149,7 @@ def _cork(connection: socket.socket, on: int) -> None:
 
 def _reply(status: int, id: str) -> bytes:
     """A failure in the envelope, as bytes of HTTP."""
-    response = refusal(Failure(status))
+    response = failure_reply(Failure(status))
     response.headers.update(HEADERS | {"X-Request-Id": id, "Connection": "close"})
     head = f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\n" + "".join(f"{k}: {v}\r\n" for k, v in response.headers)
     return f"{head}\r\n".encode("latin-1") + response.get_data()

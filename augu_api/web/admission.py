@@ -1,4 +1,4 @@
-"""Who may use the detector: a bounded number of slots, one turn at a time, and whether it has all cores."""
+"""Admission to the detector: a bounded queue, one request at a time."""
 
 import fcntl
 import os
@@ -19,7 +19,7 @@ class QueueFull(Exception):
 class Turn:
     """A turn at the detector.
 
-    alone: no other process had a slot taken when the turn began, so all cores are free for this one
+    alone: no other process was handling a request when the turn began, so all cores are free for this one
     milliseconds: how long it took, once it is over
     """
 
@@ -31,7 +31,7 @@ class Admission:
     """The detector takes one request at a time; `waiting` more may wait for their turn.
 
     Processes see each other by `path`, a lock file: each holds a shared lock (flock, which ends with its process)
-    while any of its slots is taken. Without such a file no process knows that it is alone.
+    while any of its slots is taken. Without the file, no turn is `alone`.
     """
 
     def __init__(self, waiting: int, path: Path | None = None) -> None:
@@ -71,7 +71,7 @@ class Admission:
                 turn.milliseconds = (time.perf_counter() - start) * 1000
 
     def _alone(self) -> bool:
-        """Whether the exclusive lock can be had; it is given back at once."""
+        """Whether no other process holds the lock: try the exclusive lock, then go back to the shared one."""
         try:
             return self._lock(fcntl.LOCK_EX)
         finally:

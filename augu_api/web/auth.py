@@ -17,7 +17,7 @@ from augu_api.flags import NO_FLAGS, Flag
 from augu_api.store import accounts
 from augu_api.store.models import User
 from augu_api.store.quotas import Quota, QuotaExceeded
-from augu_api.web.envelope import Refused
+from augu_api.web.envelope import Failure, Refused
 from augu_api.web.service import service
 
 View = Callable[..., Response]
@@ -31,7 +31,7 @@ def bearer_token() -> str | None:
 
 @dataclass(frozen=True)
 class Gates:
-    """What a request has to pass before its view is called.
+    """A decorator: only requests that pass these gates reach the view. Raises Refused, QueueFull.
 
     flags: those that the user needs
     slot: whether the view uses the detector. The slot is taken before the request is counted, so that a request that
@@ -43,35 +43,24 @@ class Gates:
     slot: bool = False
     token: Callable[[], str | None] = bearer_token
 
-    def passed(self, view: View, arguments: dict[str, Any]) -> Response:
-        """The view's reply to a request that passes. Raises Refused, QueueFull."""
-        user = g.user = _authenticate(self.token())
-        _refuse_banned(user)
-        with service.admission.slot() if self.slot else nullcontext():
-            _count(user)
-            _refuse_without(self.flags, user)
-            return view(**arguments)
+    def __call__(self, view: View) -> View:
+        """Gate `view`."""
 
-
-def requires(
-    flags: Flag = NO_FLAGS, *, slot: bool = False, token: Callable[[], str | None] = bearer_token
-) -> Callable[[View], View]:
-    """Put Gates in front of a view."""
-    gates = Gates(flags, slot, token)
-
-    def decorate(view: View) -> View:
         @wraps(view)
         def gated(**arguments: Any) -> Response:
-            return gates.passed(view, arguments)
+            user = g.user = _authenticate(self.token())
+            _refuse_banned(user)
+            with service.admission.slot() if self.slot else nullcontext():
+                _count(user)
+                _refuse_without(self.flags, user)
+                return view(**arguments)
 
-        gated.gates = gates  # type: ignore[attr-defined]  # for the documentation
+        gated.gates = self  # type: ignore[attr-defined]  # read by docs/openapi.py
         return gated
-
-    return decorate
 
 
 def register(app: Flask) -> None:
-    """Add what is left of the quota to each reply to an authenticated request."""
+    """Add the X-Ratelimit headers to each reply to an authenticated request."""
     app.after_request(_add_quota)
 
 
@@ -79,13 +68,13 @@ def _authenticate(text: str | None) -> User:
     try:
         token = tokens.read(service.settings.secret_keys, text or "")
     except tokens.BadSignature:
-        token = tokens.NO_TOKEN  # the lookup is made all the same, so that the time does not tell what is wrong
+        token = tokens.NO_TOKEN  # looked up anyway, so that the response time does not reveal what is wrong
     except tokens.InvalidToken:
-        raise Refused(401, "token") from None
+        raise Refused(Failure(401, "token")) from None
     with Session(service.lookups) as session:
         user = accounts.bearer(session, token)
     if user is None:
-        raise Refused(401, "token")
+        raise Refused(Failure(401, "token"))
     return user
 
 
@@ -94,9 +83,9 @@ def _refuse_banned(user: User) -> None:
     if not user.is_banned(now):
         return
     if Flag.BANNED in user.flags or user.banned_until is None:
-        raise Refused(403, "ban", "You are banned.")
+        raise Refused(Failure(403, "ban", "You are banned."))
     seconds = math.ceil(user.banned_until - now)
-    raise Refused(403, "ban", f"You are banned for another {seconds} seconds.", seconds)
+    raise Refused(Failure(403, "ban", f"You are banned for another {seconds} seconds.", retry_after=seconds))
 
 
 def _count(user: User) -> None:
@@ -106,18 +95,16 @@ def _count(user: User) -> None:
         g.quota = exceeded.quota
         seconds = max(1, g.quota.reset)
         message = f"You have made too many requests. Please wait {seconds} seconds."
-        raise Refused(429, "quota", message, seconds) from None
+        raise Refused(Failure(429, "quota", message, retry_after=seconds)) from None
 
 
 def _refuse_without(flags: Flag, user: User) -> None:
     if not user.may(flags):
-        docs = service.settings.docs_url
-        raise Refused(
-            403,
-            "flags",
+        message = (
             "You do not have the flag required to access this endpoint. "
-            f"Please refer to the documentation at {docs} for more information.",
+            f"Please refer to the documentation at {service.settings.docs_url} for more information."
         )
+        raise Refused(Failure(403, "flags", message))
 
 
 def _add_quota(response: Response) -> Response:

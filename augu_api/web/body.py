@@ -1,4 +1,4 @@
-"""The request body: every form in which it may carry the photo."""
+"""Read the photo from a request body, in every accepted encoding."""
 
 import json
 import re
@@ -12,7 +12,7 @@ from werkzeug.utils import cached_property
 
 MAX_BODY = 8 * 1024 * 1024  # 5 MB are 6.7 MB as base64; line breaks and escapes add to that
 MAX_FIELDS = 100
-JSON = re.compile(rb"(\xef\xbb\xbf)?\s*[{\[\"]")  # neither base64 nor a PNG starts like this
+LOOKS_LIKE_JSON = re.compile(rb"(\xef\xbb\xbf)?\s*[{\[\"]")  # neither base64 nor a PNG starts like this
 FORM = re.compile(rb"(^|&)data=")
 
 
@@ -27,7 +27,7 @@ class Request(flask.Request):
 
     @property
     def want_form_data_parsed(self) -> bool:
-        """Only a multipart form is: werkzeug does not bound the number of fields of any other form."""
+        """Whether werkzeug parses the form: multipart only, because it does not limit the fields of other forms."""
         return self.mimetype == "multipart/form-data"
 
     def _get_file_stream(self, *_: Any, **__: Any) -> IO[bytes]:
@@ -44,7 +44,7 @@ def submitted(request: flask.Request) -> dict[str, Any]:
     if request.mimetype == "multipart/form-data" and (request.files or request.form):
         part = request.files.get("data")
         return {"data": _labelled(part.read(), part.mimetype)} if part else request.form.to_dict()
-    if JSON.match(body):
+    if LOOKS_LIKE_JSON.match(body):
         return _json(body)
     if request.mimetype == "application/x-www-form-urlencoded" and FORM.search(body):
         return _form(body)

@@ -8,7 +8,7 @@ from flask import Blueprint, Response, request
 from augu_api.detection import select
 from augu_api.flags import Flag
 from augu_api.web import envelope
-from augu_api.web.auth import bearer_token, requires
+from augu_api.web.auth import Gates, bearer_token
 from augu_api.web.docs.examples import SIGN_FILE
 from augu_api.web.envelope import Failure, json_reply
 from augu_api.web.monitoring import observe
@@ -26,25 +26,25 @@ form_of = cache(DeepStackRequest)  # making a schema takes longer than loading w
 deepstack = Blueprint("deepstack", __name__, url_prefix="/v1/vision")
 
 
-def failed(failure: Failure) -> dict[str, Any]:
+def failure_body(failure: Failure) -> dict[str, Any]:
     """The body of a failure in the protocol's own shape."""
     reasons = [f"{field}: {' '.join(said)}" for field, said in (failure.details or {}).items()]
-    error = " ".join(reasons) or envelope.failed(failure)["message"]
+    error = " ".join(reasons) or envelope.failure_body(failure)["message"]
     body: dict[str, Any] = FAILURE.dump({"error": error})
     return body
 
 
-envelope.register(deepstack, failed)
+envelope.register(deepstack, failure_body)
 
 
 def _token() -> str | None:
-    """The token of the Authorization header, or else of the form, which is read before the caller is known."""
+    """The bearer token or the form's `api_key`. The form is parsed before authentication, so its size is limited."""
     request.max_form_parts, request.max_form_memory_size = MAX_PARTS, MAX_TEXT
     return bearer_token() or request.form.get("api_key")
 
 
 @deepstack.post("/detection")
-@requires(Flag.IMAGES_OBJECTS | Flag.EXPERIMENTAL, slot=True, token=_token)
+@Gates(Flag.IMAGES_OBJECTS | Flag.EXPERIMENTAL, slot=True, token=_token)
 @Operation(
     body={"multipart/form-data": Content(DeepStackRequest, FORM)},
     replies={
@@ -53,7 +53,7 @@ def _token() -> str | None:
         )
     },
     failures={"body": Failure(400, details={"image": ["Not an image of an accepted format."]})},
-    shape=Shape(failed, DeepStackFailure),
+    shape=Shape(failure_body, DeepStackFailure),
 )
 def detection() -> Response:
     """Recognise the objects in a photo, for a program that speaks DeepStack's protocol."""

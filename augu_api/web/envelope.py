@@ -16,7 +16,7 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError, TimeoutError
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
 from augu_api.detection import NoDetector
-from augu_api.store.database import unavailable
+from augu_api.store.database import explain
 from augu_api.web.admission import QueueFull
 
 MESSAGES = {
@@ -24,7 +24,7 @@ MESSAGES = {
     401: "You are not authorized.",
     404: "There is nothing here.",
     405: "This method is not allowed here.",
-    406: "This comes as application/json or image/png only.",
+    406: "This endpoint returns application/json or image/png only.",
     500: "Something went wrong on our side.",
     503: "The service cannot answer right now. Please try again later.",
 }
@@ -37,7 +37,7 @@ class Failure:
     """Why a request is not fulfilled.
 
     status: the HTTP status
-    reason: what the metrics count it as; empty if it is not counted as a refusal
+    reason: its label in augu_refusals_total; empty if it is not counted there
     message: the sentence for a person; each status has a default one
     details: the reasons by field
     retry_after: the whole seconds to wait
@@ -53,24 +53,24 @@ class Failure:
 
 
 class Refused(Exception):
-    """A request that is turned away; its arguments are those of a Failure."""
+    """A request that is turned away, and how it fails."""
 
-    def __init__(self, status: int, reason: str, message: str = "", retry_after: int | None = None) -> None:
-        super().__init__(status, reason)
-        self.failure = Failure(status, reason, message, retry_after=retry_after)
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure)
+        self.failure = failure
 
 
 def success(data: Any) -> Response:
     """200: {"statusCode":200,"error":null,"message":"Request fulfilled.","data":…}."""
-    return json_reply(fulfilled(data))
+    return json_reply(success_body(data))
 
 
-def fulfilled(data: Any) -> dict[str, Any]:
+def success_body(data: Any) -> dict[str, Any]:
     """The body of a success."""
     return {"statusCode": 200, "error": None, "message": "Request fulfilled.", "data": data}
 
 
-def failed(failure: Failure) -> dict[str, Any]:
+def failure_body(failure: Failure) -> dict[str, Any]:
     """The body of a failure: {"statusCode":…,"error":…,"message":…} and, if there are any, "details" by field."""
     status = failure.status
     message = failure.message or MESSAGES.get(status) or HTTPStatus(status).description
@@ -78,7 +78,7 @@ def failed(failure: Failure) -> dict[str, Any]:
     return body | ({"details": failure.details} if failure.details else {})
 
 
-def refusal(failure: Failure, shape: Callable[[Failure], dict[str, Any]] = failed) -> Response:
+def failure_reply(failure: Failure, shape: Callable[[Failure], dict[str, Any]] = failure_body) -> Response:
     """The reply to a request that failed, with the headers that belong to its status."""
     response = json_reply(shape(failure), failure.status)
     if failure.retry_after is not None:
@@ -115,8 +115,7 @@ def _http(error: HTTPException) -> Failure:
 
 
 def _unavailable(error: NoDetector | SQLAlchemyError | StorageError) -> Failure:
-    part = "The detector" if isinstance(error, NoDetector) else unavailable(error)
-    logger.error("%s is not available", part)
+    logger.error("%s", "There is no detector" if isinstance(error, NoDetector) else explain(error))
     return Failure(503, "unavailable", retry_after=RETRY_SECONDS)
 
 
@@ -141,7 +140,7 @@ ERRORS: dict[type[Exception], Callable[[Any], Failure]] = {
 """Every error that a request can end with, and the failure that its caller gets."""
 
 
-def register(scaffold: Scaffold, shape: Callable[[Failure], dict[str, Any]] = failed) -> None:
+def register(scaffold: Scaffold, shape: Callable[[Failure], dict[str, Any]] = failure_body) -> None:
     """Answer every error of an application or a blueprint, in a shape of its own if one is given."""
     for error, failure_of in ERRORS.items():
         scaffold.register_error_handler(error, partial(_answer, failure_of, shape))
@@ -153,4 +152,4 @@ def _answer(
     failure = failure_of(error)
     if failure.reason:
         g.refusal = failure.reason
-    return refusal(failure, shape)
+    return failure_reply(failure, shape)

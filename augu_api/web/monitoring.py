@@ -29,7 +29,7 @@ from augu_api.web import request_log
 from augu_api.web.auth import bearer_token
 from augu_api.web.docs.examples import TOKEN, UNAVAILABLE
 from augu_api.web.envelope import Failure, Refused, success
-from augu_api.web.operation import Content, Operation, data
+from augu_api.web.operation import Content, Operation, enveloped
 from augu_api.web.schemas import Live, Ready
 from augu_api.web.service import service
 
@@ -38,7 +38,7 @@ LATENCY = Histogram("augu_request_seconds", "Seconds to answer a request.", ["ro
 DETECTION = Histogram("augu_detection_seconds", "Seconds to decode a photo and detect the objects in it.")
 OBJECTS = Counter("augu_objects", "Objects returned.", ["name"])
 REFUSALS = Counter("augu_refusals", "Requests refused.", ["reason"])
-MODEL = Gauge("augu_model_info", "What detects.", ["model", "engine", "sha256"], multiprocess_mode="max")
+MODEL = Gauge("augu_model_info", "The loaded model.", ["model", "engine", "sha256"], multiprocess_mode="max")
 
 MAX_AGENTS = 50
 OTHER = "other"
@@ -48,15 +48,15 @@ monitoring = Blueprint("monitoring", __name__)
 
 
 @monitoring.get("/health/live")
-@Operation(replies=data(Live, live=True))
+@Operation(replies=enveloped(Live, live=True))
 def live() -> Response:
-    """Say that the process answers."""
+    """Check that the process responds."""
     return success(Live().dump({"live": True}))
 
 
 @monitoring.get("/health/ready")
 @Operation(
-    replies=data(
+    replies=enveloped(
         Ready,
         model="bundled",
         engine="onnx",
@@ -65,10 +65,9 @@ def live() -> Response:
     failures=UNAVAILABLE,
 )
 def ready() -> Response:
-    """Say that the model is loaded and the database answers."""
+    """Check that the model is loaded, and that the database and the rate limit storage respond."""
     facts = service.detector.facts
-    if not service.answers():
-        raise Refused(503, "unavailable", retry_after=1)
+    service.check()
     return success(Ready().dump(facts))
 
 
@@ -86,9 +85,9 @@ def prometheus() -> Response:
     """Show the metrics of all workers as Prometheus text to the bearer of AUGU_METRICS_TOKEN."""
     expected = service.settings.metrics_token
     if not expected:
-        raise Refused(403, "metrics", HIDDEN)
+        raise Refused(Failure(403, "metrics", HIDDEN))
     if not hmac.compare_digest((bearer_token() or "").encode(), expected.encode()):
-        raise Refused(401, "metrics")
+        raise Refused(Failure(401, "metrics"))
     return Response(exposition(service.settings.metrics_dir), content_type=CONTENT_TYPE_LATEST)
 
 
@@ -99,7 +98,7 @@ def register(app: Flask, metrics_dir: Path | None) -> None:
 
 
 def describe(detector: Detector) -> None:
-    """Say what detects in this process."""
+    """Expose the model that this process has loaded."""
     MODEL.labels(**detector.facts).set(1)
 
 

@@ -9,12 +9,12 @@ from werkzeug.exceptions import NotAcceptable
 from augu_api.detection import select
 from augu_api.detection.drawing import annotated_png
 from augu_api.flags import Flag
-from augu_api.web.auth import requires
+from augu_api.web.auth import Gates
 from augu_api.web.body import submitted
 from augu_api.web.docs.examples import SIGN, SIGN_FILE, UNAVAILABLE
 from augu_api.web.envelope import Failure, success
 from augu_api.web.monitoring import observe
-from augu_api.web.operation import Content, Operation, data
+from augu_api.web.operation import Content, Operation, enveloped
 from augu_api.web.schemas import CategoryNames, ImageObjects, ObjectsQuery, ObjectsRequest
 from augu_api.web.service import service
 
@@ -34,11 +34,11 @@ images = Blueprint("images", __name__, url_prefix="/images/classify/objects")
 
 
 @images.post("")
-@requires(Flag.IMAGES_OBJECTS | Flag.EXPERIMENTAL, slot=True)
+@Gates(Flag.IMAGES_OBJECTS | Flag.EXPERIMENTAL, slot=True)
 @Operation(
     query=ObjectsQuery,
     body=BODY,
-    replies=data(ImageObjects, objects=[STOP_SIGN], took=12) | {PNG: Content({})},
+    replies=enveloped(ImageObjects, objects=[STOP_SIGN], took=12) | {PNG: Content({})},
     failures={
         "body": Failure(400, details={"data": ["Not a PNG image."]}),
         "query": Failure(
@@ -78,7 +78,7 @@ def _preferred() -> str:
 
 
 @images.get("/names")
-@Operation(replies=data(CategoryNames, names=["person", "bicycle", "stop sign"]), failures=UNAVAILABLE)
+@Operation(replies=enveloped(CategoryNames, names=["person", "bicycle", "stop sign"]), failures=UNAVAILABLE)
 def names() -> Response:
     """List the categories that the loaded model knows."""
     return success({"names": service.detector.names})

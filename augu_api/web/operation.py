@@ -1,4 +1,4 @@
-"""What stands on a view for /openapi.json and /docs: its request, its replies, and an example of each."""
+"""A decorator that documents a view for /openapi.json and /docs: its request, its replies, an example of each."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, TypeVar
 from marshmallow import Schema
 
 from augu_api.web import schemas
-from augu_api.web.envelope import Failure, failed, fulfilled
+from augu_api.web.envelope import Failure, failure_body, success_body
 
 Examples = Mapping[str, Mapping[str, Any]]
 """By name, as OpenAPI spells them: with a `value`, or the path of a file as `externalValue`."""
@@ -20,7 +20,7 @@ View = TypeVar("View", bound=Callable[..., Any])
 class Content(NamedTuple):
     """A body of one media type.
 
-    schema: a class of marshmallow's, or a JSON Schema; {} is the bytes of a file
+    schema: a marshmallow schema class or a JSON Schema; {} means the bytes of a file
     """
 
     schema: Any
@@ -34,23 +34,23 @@ class Shape(NamedTuple):
     schema: type[Schema]
 
 
-ENVELOPE = Shape(failed, schemas.Failure)
+ENVELOPE = Shape(failure_body, schemas.Failure)
 
 
 @dataclass(frozen=True)
 class Operation:
-    """The documentation of a view, beside its docstring and its gates; as a decorator, it puts itself on the view.
+    """The documentation of a view, in addition to its docstring and its gates.
 
-    A view without one works, and is listed without bodies.
+    Used as a decorator, it is stored as `view.operation`. A view without one works, and is listed without bodies.
 
-    query: the schema of its query parameters, called with the names that the detector knows
+    query: the schema of its query parameters
     arguments: an example of each argument of its route
     body: the bodies that it takes, by media type
     replies: the bodies of a 200, by media type
-    failures: an example of each failure beside those of its gates, by name
+    failures: an example of each failure in addition to those of its gates, by name
     """
 
-    query: Callable[[Any], Schema] | None = None
+    query: type[Schema] | None = None
     arguments: Mapping[str, str] = field(default_factory=dict)
     body: Mapping[str, Content] = field(default_factory=dict)
     replies: Mapping[str, Content] = field(default_factory=dict)
@@ -63,7 +63,7 @@ class Operation:
         return view
 
 
-def data(schema: type[Schema], **example: Any) -> dict[str, Content]:
+def enveloped(schema: type[Schema], **example: Any) -> dict[str, Content]:
     """The replies of a view that answers with `schema` in the envelope, with an example of it."""
     properties = {
         "statusCode": {"type": "integer", "enum": [200]},
@@ -72,9 +72,9 @@ def data(schema: type[Schema], **example: Any) -> dict[str, Content]:
         "data": schema,
     }
     enveloped = {"type": "object", "required": list(properties), "properties": properties}
-    return {"application/json": Content(enveloped, {"success": {"value": fulfilled(example)}})}
+    return {"application/json": Content(enveloped, {"success": {"value": success_body(example)}})}
 
 
-def file(mimetype: str, path: str, schema: Mapping[str, Any] = TEXT) -> dict[str, Content]:
+def file_reply(mimetype: str, path: str, schema: Mapping[str, Any] = TEXT) -> dict[str, Content]:
     """The replies of a view that answers with a file, the one at `path` for example."""
     return {mimetype: Content(schema, {"file": {"externalValue": path}})}

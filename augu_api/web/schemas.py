@@ -140,7 +140,7 @@ class ImageObjects(Schema):
     """The objects in a photo."""
 
     objects = fields.List(fields.Nested(Item), required=True, metadata={"description": "Best score first."})
-    took = fields.Integer(required=True, metadata={"description": "Milliseconds that the evaluation took."})
+    took = fields.Integer(required=True, metadata={"description": "Milliseconds that decoding and detection took."})
 
 
 class DeepStackRequest(PhotoRequest):
@@ -162,7 +162,7 @@ class DeepStackRequest(PhotoRequest):
 
 
 class Prediction(Schema):
-    """One object in DeepStack's protocol: its box is made of whole pixels of the image as it is shown."""
+    """One object in DeepStack's protocol: its box is in whole pixels of the upright image."""
 
     confidence = fields.Float(
         required=True,
@@ -208,6 +208,11 @@ class Failure(Schema):
     message = fields.String(required=True)
     details = fields.Dict(metadata={"description": "The reasons, by field."})
 
+    class Meta:
+        """More properties may come."""
+
+        unknown = EXCLUDE
+
 
 class CategoryNames(Schema):
     """The categories that the loaded model knows."""
@@ -230,7 +235,9 @@ class SessionDetails(Schema):
         metadata={"description": "The same flags by name."},
     )
     ratelimit = fields.Float(
-        required=True, attribute="coefficient", metadata={"description": "The cap of a window is 60 times this."}
+        required=True,
+        attribute="coefficient",
+        metadata={"description": "60 times this is the cap per window."},
     )
 
 
@@ -241,7 +248,7 @@ class Live(Schema):
 
 
 class Ready(Schema):
-    """What would answer a request."""
+    """The loaded model."""
 
     model = fields.String(required=True)
     engine = fields.String(required=True)

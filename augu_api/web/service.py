@@ -1,10 +1,11 @@
-"""What the views work with; unbound until `create_app` binds it to an application."""
+"""The collaborators of the views, and a proxy to those of the current application."""
 
 from dataclasses import dataclass
 from functools import cached_property
 from typing import cast
 
 from flask import current_app
+from limits.errors import StorageError
 from sqlalchemy import Engine, select
 from werkzeug.local import LocalProxy
 
@@ -36,13 +37,15 @@ class Service:
 
     @cached_property
     def lookups(self) -> Engine:
-        """The database, for work that is a single statement."""
+        """The engine in autocommit mode."""
         return one_statement(self.engine)
 
-    def answers(self) -> bool:
-        """Whether the database and the storage of the counts answer."""
+    def check(self) -> None:
+        """Raise the error of the database or of the rate limit storage if either does not answer."""
         with self.lookups.connect() as connection:
-            return bool(connection.scalar(select(1))) and self.quotas.check()
+            connection.scalar(select(1))
+        if not self.quotas.check():
+            raise StorageError(ConnectionError("no answer"))
 
 
 service = cast("Service", LocalProxy(lambda: current_app.extensions[KEY]))

@@ -2,18 +2,18 @@
 
 from flask import Blueprint, Response, g
 
-from augu_api.web.auth import requires
+from augu_api.web.auth import Gates
 from augu_api.web.envelope import success
-from augu_api.web.operation import Operation, data
+from augu_api.web.operation import Operation, enveloped
 from augu_api.web.schemas import SessionDetails
 
 session = Blueprint("session", __name__)
 
 
 @session.get("/session")
-@requires()
+@Gates()
 @Operation(
-    replies=data(
+    replies=enveloped(
         SessionDetails,
         id="367302593753645057",
         flags=405,

@@ -1,7 +1,8 @@
 """The OpenAPI document, made from the routes, and from the gates, the docstring and the Operation of each view."""
 
+import inspect
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from typing import Any, cast
 
@@ -42,13 +43,12 @@ def specification(app: Flask, names: Sequence[str] = ()) -> dict[str, Any]:
     spec = APISpec("Augu API", version("augu-api"), "3.1.0", [plugin], info={"license": {"name": "Apache-2.0"}})
     converter = cast("OpenAPIConverter", plugin.converter)  # the line above made it
     converter.add_parameter_attribute_function(_commas)
-    converter.add_attribute_function(_known)  # type: ignore[no-untyped-call]
-    plugin.map_to_openapi_type(schemas.Photo, "string", "byte")  # type: ignore[no-untyped-call]
-    plugin.map_to_openapi_type(schemas.Upload, "string", "binary")  # type: ignore[no-untyped-call]
+    converter.add_attribute_function(_known(names))  # type: ignore[no-untyped-call]  # apispec has no types
+    plugin.map_to_openapi_type(schemas.Photo, "string", "byte")  # type: ignore[no-untyped-call]  # apispec has no types
+    plugin.map_to_openapi_type(schemas.Upload, "string", "binary")  # type: ignore[no-untyped-call]  # as above
     spec.components.security_scheme("token", {"type": "http", "scheme": "bearer", "bearerFormat": "JWS"})
     for rule in sorted(app.url_map.iter_rules(), key=lambda rule: rule.rule):
-        methods = (rule.methods or set()) - {"HEAD"}
-        spec.path(path_of(rule), operations={method.lower(): _operation(app, rule, names) for method in methods})
+        spec.path(path_of(rule), operations=_operations(app, rule))
     return spec.to_dict()
 
 
@@ -57,30 +57,40 @@ def path_of(rule: Rule) -> str:
     return ARGUMENT.sub(r"{\1}", rule.rule)
 
 
-def _operation(app: Flask, rule: Rule, names: Sequence[str]) -> dict[str, Any]:
+def _operations(app: Flask, rule: Rule) -> dict[str, Any]:
+    """The operations of a route by method; each needs an id of its own."""
+    methods = sorted((rule.methods or set()) - {"HEAD", "OPTIONS"})  # Flask adds these
+    ids = [rule.endpoint] if len(methods) == 1 else [f"{rule.endpoint}.{method.lower()}" for method in methods]
+    return {
+        method.lower(): {"operationId": id} | _operation(app, rule) for method, id in zip(methods, ids, strict=True)
+    }
+
+
+def _operation(app: Flask, rule: Rule) -> dict[str, Any]:
     """A route in OpenAPI's terms; a view that is not documented has its name and a reply of any kind."""
     view = app.view_functions[rule.endpoint]
     gates: Gates | None = getattr(view, "gates", None)
     said: Operation = getattr(view, "operation", None) or Operation(replies={"*/*": Content({})})
-    found: dict[str, Any] = {"operationId": rule.endpoint, "summary": view.__doc__ or f"{rule.endpoint}."}
+    summary, _, description = (inspect.getdoc(view) or f"{rule.endpoint}.").partition("\n\n")
+    found: dict[str, Any] = {"summary": " ".join(summary.split()), "description": description}
     found["responses"] = _responses(said, gates)
     if "401" in found["responses"]:
         found["security"] = [{"token": []}]
     if gates and gates.flags:
-        found["description"] = f"Needs the flags {' and '.join(gates.flags.names)}."
-    found["parameters"] = _parameters(said, sorted(rule.arguments), names)
+        found["description"] = f"{description}\n\nNeeds the flags {' and '.join(gates.flags.names)}.".strip()
+    found["parameters"] = _parameters(said, sorted(rule.arguments))
     if said.body:
         found["requestBody"] = {"required": True, "content": _content(said.body)}
     return {key: value for key, value in found.items() if value}
 
 
-def _parameters(said: Operation, arguments: list[str], names: Sequence[str]) -> list[dict[str, Any]]:
+def _parameters(said: Operation, arguments: list[str]) -> list[dict[str, Any]]:
     path = {"in": "path", "required": True, "schema": {"type": "string"}}
     parameters: list[dict[str, Any]] = [
         path | {"name": name} | ({"example": said.arguments[name]} if name in said.arguments else {})
         for name in arguments
     ]
-    return parameters + ([{"in": "query", "schema": said.query(names)}] if said.query else [])
+    return parameters + ([{"in": "query", "schema": said.query}] if said.query else [])
 
 
 def _content(bodies: Mapping[str, Content]) -> dict[str, Any]:
@@ -121,6 +131,12 @@ def _commas(_: OpenAPIConverter, field: fields.Field[Any], **__: Any) -> dict[st
     return {"explode": False, "style": "form"} if isinstance(field, schemas.CommaSeparated) else {}
 
 
-def _known(_: OpenAPIConverter, field: fields.Field[Any], **__: Any) -> dict[str, Any]:
-    known = list(dict.fromkeys(getattr(field.parent, "known", ()))) if isinstance(field, schemas.CommaSeparated) else []
-    return {"items": {"type": "string", "enum": known}} if known else {}
+def _known(names: Sequence[str]) -> Callable[..., dict[str, Any]]:
+    """What apispec calls for each field: `names` takes the categories that the detector knows."""
+    items = {"type": "string", "enum": list(dict.fromkeys(names))}
+
+    def attributes(_: OpenAPIConverter, field: fields.Field[Any], **__: Any) -> dict[str, Any]:
+        is_names = isinstance(field.parent, schemas.ObjectsQuery) and field.name == "names"
+        return {"items": items} if is_names and names else {}
+
+    return attributes

@@ -14,7 +14,7 @@ from augu_api.flags import DEFAULT_FLAGS, Flag
 from augu_api.store.quotas import REFUSALS
 from augu_api.web.docs.openapi import specification
 from augu_api.web.envelope import Failure, minified
-from augu_api.web.operation import Operation, file
+from augu_api.web.operation import Operation, file_reply
 from augu_api.web.service import service
 
 KEY = "augu_api.docs"
@@ -49,14 +49,14 @@ def _documents() -> Documents:
 
 
 @docs.get("/")
-@Operation(replies=file("text/html", "/"))
+@Operation(replies=file_reply("text/html", "/"))
 def page() -> Response:
     """Show a page to try the endpoint by hand."""
     return _guarded(send_from_directory(ASSETS, "index.html"))
 
 
 @docs.get("/docs")
-@Operation(replies=file("text/html", "/docs"))
+@Operation(replies=file_reply("text/html", "/docs"))
 def documentation() -> Response:
     """Show what openapi.json says, to read and to try."""
     return _guarded(Response(_documents().page))
@@ -65,7 +65,7 @@ def documentation() -> Response:
 @docs.get("/assets/<name>")
 @Operation(
     arguments={"name": "icon.svg"},
-    replies=file("*/*", "/assets/icon.svg", {}),
+    replies=file_reply("*/*", "/assets/icon.svg", {}),
     failures={"unknown": Failure(404)},
 )
 def asset(name: str) -> Response:
@@ -74,14 +74,14 @@ def asset(name: str) -> Response:
 
 
 @docs.get("/openapi.json")
-@Operation(replies=file("application/json", "/openapi.json", {"type": "object"}))
+@Operation(replies=file_reply("application/json", "/openapi.json", {"type": "object"}))
 def openapi() -> Response:
     """Describe this API in OpenAPI 3.1."""
     return Response(_documents().openapi, mimetype="application/json")
 
 
 def _guarded(page: Response) -> Response:
-    """The page may load its own files and call this service, and nothing else."""
+    """Set a Content-Security-Policy that allows only this service."""
     page.headers["Content-Security-Policy"] = POLICY
     return page
 
