@@ -2,11 +2,10 @@ PYTHON ?= python3
 BIN = .venv/bin
 ENGINE ?= $(AUGU_ENGINE)
 SERVING = --extra postgresql --extra redis
-MIN = accounts.py cli.py config.py contract.py images.py quotas.py request_log.py tokens.py usage.py
 COMPILE = $(BIN)/uv pip compile --universal --python-version 3.11 --no-annotate --no-header --quiet --upgrade setup.cfg \
 	$(SERVING)
 
-.PHONY: run install quick test coverage test-min check train settings screenshots fuzz soak bench lock
+.PHONY: run install quick test test-min check train settings screenshots fuzz soak bench lock
 
 run: install $(if $(filter torchvision,$(ENGINE)),.venv/torch)  ## serve on http://127.0.0.1:8000, or $PORT
 	$(BIN)/augu-api demo
@@ -20,15 +19,12 @@ quick: .venv/quick  ## run the tests that need no torch, no browser and no serve
 test: .venv/test  ## run all tests; those that need a server that is not installed are skipped
 	$(BIN)/pytest $(or $(ARGS),--numprocesses 3)
 
-coverage: .venv/test  ## run all tests as CI does: at least 95 % of the package must be executed
-	$(BIN)/pytest --numprocesses 3 --cov --cov-report=term --cov-fail-under=95
-
 check: .venv/test  ## run the linter, the formatter and the type checker
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 
 test-min: .venv-min/test  ## run the quick tests, and a real server, with the lowest versions that setup.cfg allows
-	.venv-min/bin/pytest $(or $(ARGS),$(addprefix tests/test_,$(MIN)) tests/test_served.py \
-		tests/test_cluster.py::test_a_killed_worker_is_replaced)
+	.venv-min/bin/pytest --quick $(ARGS)
+	.venv-min/bin/pytest tests/test_served.py tests/test_cluster.py::test_a_killed_worker_is_replaced
 
 train: .venv/train  ## fine-tune a model: make train ARGS="bundled --images ..."
 	$(BIN)/augu-api weights train $(or $(ARGS),--help)

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 from limits.errors import StorageError
+from limits.storage import RedisStorage
 from sqlalchemy.exc import OperationalError
 
 from augu_api.config import ROOT, Settings
@@ -223,27 +224,37 @@ def mute() -> Iterator[int]:
 
 
 def test_a_mute_database_is_given_up(mute: int) -> None:
-    """Connecting ends by itself, unless the URL asks for more patience: no request waits for minutes."""
-    engine = database.connect(f"postgresql+psycopg://augu@127.0.0.1:{mute}/augu")
+    """Connecting ends by itself after the time that the URL or the default sets."""
+    engine = database.connect(f"postgresql+psycopg://augu@127.0.0.1:{mute}/augu?connect_timeout=2")  # libpq's least
     with pytest.raises(OperationalError, match="timeout"), engine.connect():
         pass
 
 
 def test_a_mute_redis_is_given_up(mute: int, settings: Settings) -> None:
     """Counting ends by itself, with the error that becomes 503."""
-    quotas = Quotas(database.connect(settings.database_url), f"redis://127.0.0.1:{mute}", 10)
+    url = f"redis://127.0.0.1:{mute}?socket_timeout=0.2"
+    quotas = Quotas(database.connect(settings.database_url), url, 10)
     with pytest.raises(StorageError, match="Timeout"):
         quotas.count(User(id=1, coefficient=1))
 
 
 @pytest.mark.parametrize(("query", "seconds"), [("", "5"), ("?connect_timeout=20", "20")])
-def test_the_url_may_ask_for_more_patience(query: str, seconds: str) -> None:
-    """An option of libpq's in DATABASE_URL stands."""
+def test_the_url_may_set_the_timeout(query: str, seconds: str) -> None:
+    """Five seconds, unless DATABASE_URL has libpq's own option."""
     engine = database.connect(f"postgresql+psycopg://augu@127.0.0.1:{free_port()}/augu{query}")
     options = engine.dialect.create_connect_args(engine.url)[1]
     for listener in engine.dialect.dispatch.do_connect:
         listener(engine.dialect, None, [], options)
     assert options["connect_timeout"] == seconds
+
+
+@pytest.mark.parametrize(("query", "seconds"), [("", 5), ("?socket_timeout=20&socket_connect_timeout=20", 20)])
+def test_the_url_of_redis_may_set_the_timeout(query: str, seconds: int, settings: Settings) -> None:
+    """Five seconds, unless AUGU_RATELIMIT_STORAGE has the client's own options."""
+    quotas = Quotas(database.connect(settings.database_url), f"redis://127.0.0.1:{free_port()}{query}", 10)
+    assert isinstance(quotas.storage, RedisStorage)
+    options = quotas.storage.storage.connection_pool.connection_kwargs
+    assert (options["socket_timeout"], options["socket_connect_timeout"]) == (seconds, seconds)
 
 
 # --- the disk

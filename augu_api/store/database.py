@@ -13,7 +13,7 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from limits.errors import StorageError
-from sqlalchemy import Connection, Dialect, Engine, NullPool, create_engine, event, make_url, text
+from sqlalchemy import URL, Connection, Dialect, Engine, NullPool, create_engine, event, make_url, text
 from sqlalchemy.engine.interfaces import DBAPIConnection, DBAPICursor
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import ConnectionPoolEntry
@@ -47,16 +47,20 @@ def connect(url: str) -> Engine:
 @contextmanager
 def open_existing(url: str) -> Iterator[Engine]:
     """An engine for looking at a database: a SQLite file that is missing is an error and is not created."""
-    engine = connect(url) if not url.startswith("sqlite") else _existing_file(Path(make_url(url).database or ""))
+    engine = connect(url) if not url.startswith("sqlite") else _existing_file(make_url(url))
     try:
         yield engine
     finally:
         engine.dispose()
 
 
-def _existing_file(path: Path) -> Engine:
-    uri = f"{path.absolute().as_uri()}?mode=rw"
-    return create_engine("sqlite://", creator=lambda: sqlite3.connect(uri, uri=True, timeout=5), poolclass=NullPool)
+def _existing_file(url: URL) -> Engine:
+    """The file that must exist; `timeout` in the URL is how many seconds to wait for a lock."""
+    uri = f"{Path(url.database or '').absolute().as_uri()}?mode=rw"
+    timeout = float(str(url.query.get("timeout", 5)))
+    return create_engine(
+        "sqlite://", creator=lambda: sqlite3.connect(uri, uri=True, timeout=timeout), poolclass=NullPool
+    )
 
 
 def one_statement(engine: Engine) -> Engine:

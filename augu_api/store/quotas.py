@@ -21,6 +21,7 @@ from augu_api.store.database import INSTALL, one_statement
 from augu_api.store.models import Count, User
 
 WINDOW = 60  # seconds
+TIMEOUTS = {"socket_timeout": 5, "socket_connect_timeout": 5}  # redis-py's names: seconds; a URL may set others
 REFUSALS = 50
 COUNT = text("""
     INSERT INTO counts (key, count, expires_at) VALUES (:key, :amount, :now + :expiry)
@@ -175,7 +176,7 @@ def _key(user: User) -> str:
 def _redis(url: str) -> Storage:
     """A Redis as storage. Raises SettingsError without the URL in it, because that may contain a password."""
     try:
-        storage = storage_from_string(url, wrap_exceptions=True)
+        storage = storage_from_string(url, wrap_exceptions=True, **TIMEOUTS)
     except ConfigurationError:
         raise SettingsError(f"AUGU_RATELIMIT_STORAGE: needs the package redis: {INSTALL.format('redis')}") from None
     return cast("Storage", storage)  # the library has asynchronous ones too
