@@ -40,8 +40,7 @@ def create_app(settings: Settings, detector: Detector | None = None) -> Flask:
 
 
 def _service(settings: Settings, detector: Detector | None) -> Service:
-    engine = database.connect(settings.database_url)
-    database.upgrade(engine)
+    engine = database.connect_upgraded(settings.database_url)
     quotas = Quotas(engine, settings.ratelimit_storage, settings.ban_minutes)
     admission = Admission(settings.queue, settings.data_dir / "admission.lock")
     return Service(settings, engine, quotas, admission, detector)

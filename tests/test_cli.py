@@ -10,7 +10,6 @@ from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 from hypothesis import given
@@ -24,7 +23,6 @@ from augu_api.detection.catalogue import PUBLISHED, Model, find
 from augu_api.detection.drawing import annotate, colour_of, ink_on
 from augu_api.detection.pull import BLOCK, pull
 from augu_api.operating.cli import main
-from augu_api.operating.cli.detect import detect_in
 from tests.helpers import BIN, FakeDetector, free_port, picture
 
 Run = Callable[..., Result]
@@ -237,6 +235,15 @@ def test_a_huge_photo(run: Run, tmp_path: Path) -> None:
     assert_one_line(run("detect", str(photo)), "pixels")
 
 
+def test_help(run: Run, tmp_path: Path) -> None:
+    """The commands are listed even if a setting is bad, and nothing is created."""
+    result = run("--help", AUGU_QUEUE="0")
+    listed = [line.split()[0] for line in done(result).partition("Commands:\n")[2].splitlines()]
+    assert listed == ["db", "demo", "detect", "doctor", "tokens", "usage", "users", "weights"]
+    assert result.stderr == ""
+    assert not (tmp_path / "data").exists()
+
+
 def test_no_traceback(tmp_path: Path) -> None:
     """A failing command exits with 1 and prints one line on standard error."""
     env = {"AUGU_DATA_DIR": str(tmp_path), "AUGU_QUEUE": "0"}
@@ -275,9 +282,11 @@ def test_detect(run: Run, tmp_path: Path) -> None:
     assert json.loads(done(run("detect", str(jpeg), "--min-score", "100", "--json"))) == []
 
 
-def test_detect_has_all_cores(detector: FakeDetector) -> None:
+def test_detect_has_all_cores(detector: FakeDetector, png: bytes, tmp_path: Path) -> None:
     """On the command line the detector uses all cores, as no other request waits for them."""
-    detect_in(np.zeros((8, 8, 3), np.uint8), detector, min_score=50)
+    photo, env = tmp_path / "photo.png", {"AUGU_DATA_DIR": str(tmp_path / "data")}
+    photo.write_bytes(png)
+    assert "person" in done(CliRunner().invoke(main, ["detect", str(photo)], env=env, obj=detector))
     assert detector.all_cores == [True]
 
 

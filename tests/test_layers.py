@@ -103,6 +103,13 @@ def test_the_command_line_does_without_torch() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+def test_commands_compose_no_application() -> None:
+    """A command works with the settings and the database themselves, not with an application around them."""
+    files = (PACKAGE / "operating" / "cli").glob("*.py")
+    names = {name for path in files for name in imported(path)}
+    assert not [name for name in names if re.match(r"flask|augu_api\.(app|web\.service)\b", name)]
+
+
 @pytest.mark.parametrize("module", ["augu_api", "augu_api.client", "augu_api.tokens"])
 def test_light_modules_load_no_server(module: str) -> None:
     """What a client program imports loads no web framework, no database and no numpy, and few modules at all."""

@@ -44,6 +44,13 @@ def connect(url: str) -> Engine:
     return engine
 
 
+def connect_upgraded(url: str) -> Engine:
+    """An engine for a database whose tables are first migrated to the newest revision."""
+    engine = connect(url)
+    upgrade(engine)
+    return engine
+
+
 @contextmanager
 def open_existing(url: str) -> Iterator[Engine]:
     """An engine for looking at a database: a SQLite file that is missing is an error and is not created."""

@@ -3,33 +3,32 @@
 from collections.abc import Callable
 
 import click
-from flask.cli import AppGroup
 from sqlalchemy import Engine
 
 from augu_api.config import Settings
 from augu_api.store import database
 
 
-@click.group(cls=AppGroup)
+@click.group()
 def db() -> None:
     """Upgrade or downgrade the database's tables."""
 
 
-@db.command("upgrade", with_appcontext=False)
+@db.command("upgrade")
 @click.argument("revision", default="head")
 def upgrade(revision: str) -> None:
     """Upgrade the tables to REVISION, the newest by default; every start does this too."""
     _migrate(database.upgrade, revision)
 
 
-@db.command("downgrade", with_appcontext=False)
+@db.command("downgrade")
 @click.argument("revision")
 def downgrade(revision: str) -> None:
     """Downgrade the tables to REVISION (`base`: no tables), before you start an older release."""
     _migrate(database.downgrade, revision)
 
 
-@db.command("current", with_appcontext=False)
+@db.command("current")
 def current() -> None:
     """Print the revision of the tables."""
     click.echo(database.current(database.connect(Settings.from_env().database_url)) or "none")

@@ -3,15 +3,14 @@
 from pathlib import Path
 
 import click
-import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from augu_api.config import Settings
-from augu_api.detection import Detection, Detector, select
+from augu_api.detection import Detector, select
 from augu_api.detection.drawing import annotate
 from augu_api.detection.engines import load
-from augu_api.operating.cli.common import EXISTING_FILE, json_option, print_rows
+from augu_api.operating.cli.output import json_option, print_rows
+from augu_api.operating.cli.paths import EXISTING_FILE
 from augu_api.photos import decode_upright
 from augu_api.web.schemas import Item
 
@@ -33,16 +32,14 @@ def _picture(_: click.Context, __: click.Parameter, path: Path | None) -> Path |
 )
 @click.option("--min-score", type=click.FloatRange(0, 100), default=50, show_default=True, help="In percent.")
 @json_option
-def detect(photo: Path, picture: Path | None, min_score: float, *, as_json: bool) -> None:
+@click.pass_obj
+def detect(loaded: Detector | None, photo: Path, picture: Path | None, min_score: float, *, as_json: bool) -> None:
     """Detect the objects in a PHOTO of any common format, without a server."""
     settings = Settings.from_env()
     pixels = decode_upright(photo.read_bytes(), settings.max_pixels, trusted=True)
-    found = detect_in(pixels, load(settings), min_score)
+    detector = loaded or load(settings)  # a caller that has one can pass it as click's obj
+    detections = detector.detect(pixels, all_cores=True)  # no other request is waiting for a core
+    found = select(detections, min_score=min_score, limit=100, names=None)
     print_rows([Item().dump(detection) for detection in found], as_json=as_json)
     if picture:
         annotate(Image.fromarray(pixels), found).save(picture)
-
-
-def detect_in(pixels: NDArray[np.uint8], detector: Detector, min_score: float) -> list[Detection]:
-    """Detect on all cores, because no other request is waiting for them."""
-    return select(detector.detect(pixels, all_cores=True), min_score=min_score, limit=100, names=None)

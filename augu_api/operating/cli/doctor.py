@@ -4,7 +4,7 @@ import sys
 
 import click
 
-from augu_api.operating.cli.common import json_option, print_rows
+from augu_api.operating.cli.output import json_option, print_rows
 from augu_api.operating.doctor import State, examine
 
 

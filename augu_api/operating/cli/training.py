@@ -14,7 +14,8 @@ from augu_api.config import Settings
 from augu_api.detection.catalogue import find
 from augu_api.detection.engines import load, optional
 from augu_api.detection.training.recipe import Data, Progress, Recipe
-from augu_api.operating.cli.common import EXISTING_FILE, EXISTING_FOLDER, FOLDER, json_option
+from augu_api.operating.cli.output import json_option
+from augu_api.operating.cli.paths import EXISTING_FILE, EXISTING_FOLDER, FOLDER
 
 RECIPE: dict[str, dict[str, Any]] = {
     "steps": {"type": click.IntRange(1)},

@@ -10,7 +10,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from augu_api.config import Settings
-from augu_api.operating.cli.common import json_option, print_rows
+from augu_api.operating.cli.output import json_option, print_rows
 from augu_api.operating.usage import Usage, lines
 from augu_api.store import accounts, database
 

@@ -6,15 +6,14 @@ from datetime import UTC, datetime
 from typing import Any
 
 import click
-from flask.cli import AppGroup, with_appcontext
 from sqlalchemy.orm import Session
 
 from augu_api.flags import Flag
-from augu_api.operating.cli.common import json_option, print_rows
+from augu_api.operating.cli.connection import connected
+from augu_api.operating.cli.output import json_option, print_rows
 from augu_api.store import accounts
 from augu_api.store.models import User
-from augu_api.tokens import Token, issue
-from augu_api.web.service import service
+from augu_api.tokens import issue
 
 DEMO = "demo"
 FLAG = click.Choice([flag.name or "" for flag in Flag], case_sensitive=False)
@@ -23,7 +22,7 @@ user_argument = click.argument("name", metavar="USER")
 flags_argument = click.argument("flags", metavar="FLAG...", nargs=-1, required=True, type=FLAG)
 
 
-@click.group(cls=AppGroup)
+@click.group()
 def users() -> None:
     """Add, show and change users. USER is a name or an id."""
 
@@ -37,18 +36,18 @@ def users() -> None:
 )
 def add(name: str, id: int | None, flags: tuple[str, ...], coefficient: float) -> None:
     """Add a user and print the token."""
-    with Session(service.engine) as session, session.begin():
+    with connected() as backend, Session(backend.engine) as session, session.begin():
         user = accounts.create(session, name, id=id, flags=_flags(flags), coefficient=coefficient)
         token = accounts.current_token(user)
     click.echo(f"Added {name} with the id {token.user_id}. The token:", err=True)
-    click.echo(_signed(token))
+    click.echo(issue(backend.settings.secret_key, token))
 
 
 @users.command("list")
 @json_option
 def list_all(*, as_json: bool) -> None:
     """List all users."""
-    with Session(service.engine) as session:
+    with connected() as backend, Session(backend.engine) as session:
         print_rows([_row(user) for user in accounts.everyone(session)], as_json=as_json)
 
 
@@ -57,9 +56,9 @@ def list_all(*, as_json: bool) -> None:
 @json_option
 def show(name: str, *, as_json: bool) -> None:
     """Show a user and what is left of the user's quota."""
-    with Session(service.engine) as session:
+    with connected() as backend, Session(backend.engine) as session:
         user = accounts.find(session, name)
-        quota = service.quotas.left(user)
+        quota = backend.quotas.left(user)
         left = {"requests left": f"{quota.remaining} of {quota.limit}", "for": f"{quota.reset} s"}
         print_rows([_row(user) | left], as_json=as_json)
 
@@ -112,12 +111,12 @@ def unban(name: str) -> None:
 @user_argument
 def remove(name: str) -> None:
     """Remove a user for good."""
-    with Session(service.engine) as session, session.begin():
+    with connected() as backend, Session(backend.engine) as session, session.begin():
         session.delete(accounts.find(session, name))
     click.echo(f"Removed {name}.", err=True)
 
 
-@click.group(cls=AppGroup)
+@click.group()
 def tokens() -> None:
     """Replace tokens."""
 
@@ -126,22 +125,21 @@ def tokens() -> None:
 @user_argument
 def regenerate(name: str) -> None:
     """Print a new token for a user; the previous one stops working."""
-    with Session(service.engine) as session, session.begin():
+    with connected() as backend, Session(backend.engine) as session, session.begin():
         token = accounts.regenerate(accounts.find(session, name))
-    click.echo(_signed(token))
+    click.echo(issue(backend.settings.secret_key, token))
 
 
 @click.command("demo")
-@with_appcontext
 def demo() -> None:
     """Create the user `demo` on the first start, and print how to call the API."""
-    with Session(service.engine) as session, session.begin():
+    with connected() as backend, Session(backend.engine) as session, session.begin():
         try:
             user = accounts.find(session, DEMO)
         except accounts.AccountError:
             user = accounts.create(session, DEMO, flags=Flag.IMAGES_OBJECTS | Flag.EXPERIMENTAL)
-        token = _signed(accounts.current_token(user))
-    url = f"http://127.0.0.1:{service.settings.port}"
+        token = issue(backend.settings.secret_key, accounts.current_token(user))
+    url = f"http://127.0.0.1:{backend.settings.port}"
     click.echo(
         f"Address:     {url}\nDemo token:  {token}\n\n"
         f"curl -H 'Authorization: Bearer {token}' -H 'Content-Type: image/png' \\\n"
@@ -152,7 +150,7 @@ def demo() -> None:
 @contextmanager
 def _changing(name: str) -> Iterator[User]:
     """The user to change; afterwards the changes are saved and the user is shown."""
-    with Session(service.engine) as session, session.begin():
+    with connected() as backend, Session(backend.engine) as session, session.begin():
         user = accounts.find(session, name)
         yield user
         row = _row(user)
@@ -172,7 +170,3 @@ def _row(user: User) -> dict[str, Any]:
 
 def _flags(names: tuple[str, ...]) -> Flag:
     return Flag(sum(Flag[name] for name in set(names)))
-
-
-def _signed(token: Token) -> str:
-    return issue(service.settings.secret_key, token)

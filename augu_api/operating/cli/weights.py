@@ -5,22 +5,22 @@ from pathlib import Path
 from typing import Any
 
 import click
-from flask.cli import AppGroup
 from PIL import Image
 
 from augu_api.config import Settings
 from augu_api.detection.catalogue import PUBLISHED, Model, catalogue, find
 from augu_api.detection.engines import optional
 from augu_api.detection.pull import pull
-from augu_api.operating.cli.common import EXISTING_FILE, json_option, print_rows
+from augu_api.operating.cli.output import json_option, print_rows
+from augu_api.operating.cli.paths import EXISTING_FILE
 
 
-@click.group(cls=AppGroup)
+@click.group()
 def weights() -> None:
     """List, download, export, evaluate and train models."""
 
 
-@weights.command("list", with_appcontext=False)
+@weights.command("list")
 @json_option
 def list_all(*, as_json: bool) -> None:
     """List the models of the catalogue."""
@@ -38,7 +38,7 @@ def _row(model: Model) -> dict[str, Any]:
     }
 
 
-@weights.command("pull", with_appcontext=False)
+@weights.command("pull")
 @click.argument("name", type=click.Choice(list(PUBLISHED)))
 def pull_published(name: str) -> None:
     """Download a model that torchvision has published."""
@@ -65,7 +65,7 @@ def _download(model: Model, url: str) -> None:
         pull(model, url, progress)
 
 
-@weights.command("export", with_appcontext=False)
+@weights.command("export")
 @click.argument("name")
 @click.argument("photos", nargs=-1, required=True, type=EXISTING_FILE)
 def export(name: str, photos: tuple[Path, ...]) -> None:
