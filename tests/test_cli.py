@@ -155,7 +155,7 @@ BAD_USE: dict[str, tuple[list[str], dict[str, str], str]] = {
     "endless minutes": (["users", "ban", "alice", "--minutes", "9" * 15], {}, "is not in the range"),
     "unknown model to pull": (["weights", "pull", "yolo"], {}, "'yolo' is not one of"),
     "no photo": (["detect", "nowhere.jpg"], {}, "'nowhere.jpg' does not exist"),
-    "a picture of no kind": (["detect", __file__, "--annotate", "boxes.text"], {}, "boxes.text"),
+    "a picture of no kind": (["detect", __file__, "--annotate", "a.text"], {}, "a.text has no image file extension"),
 }
 FAILURES = {
     "unknown user": (["users", "show", "bob"], {}, "There is no user bob."),
@@ -258,7 +258,7 @@ def test_no_traceback(tmp_path: Path) -> None:
 def test_weights_list(run: Run) -> None:
     """The bundled model is there, the published ones can be pulled, and each is listed with its facts."""
     rows = json.loads(done(run("weights", "list", "--json")))
-    assert {row["name"]: row["there"] for row in rows} == {"bundled": "yes"} | dict.fromkeys(PUBLISHED, "no")
+    assert {row["name"]: row["downloaded"] for row in rows} == {"bundled": "yes"} | dict.fromkeys(PUBLISHED, "no")
     assert all(0 < row["AP"] < 1 and row["MB"] > 0 for row in rows)
     assert "resnet50_v2" in done(run("weights", "list"))
 

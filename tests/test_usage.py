@@ -76,7 +76,7 @@ def test_the_services_own_log(tmp_path: Path, run: Run) -> None:
     assert 0 < alice["p50 ms"] <= alice["p95 ms"]
     assert nobody["p50 ms"] is None
     assert datetime.fromisoformat(alice["last seen"]) <= datetime.now(UTC)
-    assert result.stderr == "1 of 6 lines are not of the request log.\n"
+    assert result.stderr == "Skipped 1 of 6 lines that are not request log entries.\n"
 
 
 def test_table(tmp_path: Path, run: Run) -> None:

@@ -17,7 +17,7 @@ from augu_api.web.schemas import Item
 
 def _picture(_: click.Context, __: click.Parameter, path: Path | None) -> Path | None:
     if path and path.suffix.lower() not in Image.registered_extensions():
-        raise click.BadParameter(f"{path} does not end like a picture's name, for example boxes.png.")
+        raise click.BadParameter(f"{path} has no image file extension such as .png.")
     return path
 
 

@@ -97,15 +97,17 @@ def recipe_options(command: Callable[..., None]) -> Callable[..., None]:
 def train(name: str, output: Path, **options: Any) -> None:
     """Train the model NAME further on your own photos, into a folder that AUGU_MODEL can name.
 
-    An interrupted training continues when the same command is given again.
+    An interrupted training run continues when the same command is given again.
     """
     validation = _validation(options.pop("validation_images"), options.pop("validation_annotations"))
     data = Data(options.pop("images"), options.pop("annotations"), options.pop("ignore"), validation)
     recipe = Recipe(**options)
     model, fine_tune = find(name, Settings.from_env()), optional("training.fine_tune").fine_tune
     with click.progressbar(length=recipe.steps, label="Training", file=sys.stderr, item_show_func=_losses) as bar:
-        worth = fine_tune(model, data, recipe, output, lambda at: bar.update(at.step - bar.pos, at))
-    click.echo(f"AP {worth['AP']:.3f}, AP50 {worth['AP50']:.3f}. {output / 'README.md'} is its model card.", err=True)
+        metrics = fine_tune(model, data, recipe, output, lambda at: bar.update(at.step - bar.pos, at))
+    click.echo(
+        f"AP {metrics['AP']:.3f}, AP50 {metrics['AP50']:.3f}. {output / 'README.md'} is its model card.", err=True
+    )
     click.echo(f"AUGU_MODEL={output} serves it.", err=True)
 
 

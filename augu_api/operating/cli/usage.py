@@ -38,7 +38,7 @@ def _moment(_: click.Context, __: click.Parameter, text: str | None) -> datetime
 def usage(logs: tuple[BinaryIO, ...], since: datetime | None, *, as_json: bool) -> None:
     """Show each user's requests, refusals, programs and latency, from the service's LOG or from standard input.
 
-    Lines that are not of the request log are skipped. Percentiles are of successful requests, accurate to 2.5 %.
+    Lines that are not request log entries are skipped. Percentiles are of successful requests, accurate to 2.5 %.
     """
     if not logs and sys.stdin.isatty():
         raise click.UsageError("Name a log, or pipe one in: journalctl -o cat -u augu-api | augu-api usage")
@@ -47,7 +47,7 @@ def usage(logs: tuple[BinaryIO, ...], since: datetime | None, *, as_json: bool) 
         used.add(lines(log))
     rows = used.rows(_names())
     print_rows(rows if as_json else [{key: _cell(row[key]) for key in row} for row in rows], as_json=as_json)
-    click.echo(f"{used.skipped} of {used.read} lines are not of the request log.", err=True)
+    click.echo(f"Skipped {used.skipped} of {used.read} lines that are not request log entries.", err=True)
 
 
 def _cell(value: Any) -> Any:

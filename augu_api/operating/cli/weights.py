@@ -30,7 +30,7 @@ def list_all(*, as_json: bool) -> None:
 def _row(model: Model) -> dict[str, Any]:
     return {
         "name": model.name,
-        "there": "yes" if model.weights.is_file() else "no",
+        "downloaded": "yes" if model.weights.is_file() else "no",
         "MB": model.megabytes,
         "input": f"{model.min_size} to {model.max_size}",
         "AP": model.ap,
