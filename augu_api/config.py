@@ -55,7 +55,7 @@ def _secrets(text: str) -> tuple[str, ...]:
     if len(given) > MAX_SECRETS:
         raise ValueError(f"must be at most {MAX_SECRETS} secrets")
     if any(secret != secret.strip() for secret in given):
-        raise ValueError("must have no blanks around a secret")
+        raise ValueError("must not have spaces around a secret")
     return tuple(_secret(secret) for secret in given)
 
 
@@ -69,14 +69,14 @@ def _has_port(address: str) -> bool:
 
 def _storage(text: str) -> str:
     if text.partition("://")[0] not in STORAGE_SCHEMES or not _has_port(text):
-        raise ValueError("must start with redis://, rediss:// or redis+unix://, and its port be a number")
+        raise ValueError("must start with redis://, rediss:// or redis+unix://; its port must be a number")
     return text
 
 
 def _web_url(text: str) -> str:
     address = urlsplit(text)
     if address.scheme not in ("http", "https") or "@" in address.netloc:
-        raise ValueError("must start with http:// or https:// and name no user")
+        raise ValueError("must start with http:// or https:// and must not contain a user name")
     return text.rstrip("/")
 
 
@@ -88,9 +88,9 @@ def _database(text: str) -> str:
     is_file = scheme == "sqlite" and rest.startswith("/")
     is_server = scheme == "postgresql+psycopg" and _has_port(f"//{host}")
     if not is_file and not is_server:
-        raise ValueError("must start with sqlite:/// or postgresql://, and its port be a number")
+        raise ValueError("must start with sqlite:/// or postgresql://; its port must be a number")
     if is_server and "@" in user:  # the text after the first @ would be read as the host, and shown in messages
-        raise ValueError("must write an @ in its password as %40")
+        raise ValueError("write @ in the password as %40")
     return f"{scheme}://{rest}"
 
 
@@ -271,10 +271,10 @@ def _kept_secret(path: Path) -> str:
     try:
         return _secret(path.read_text().strip())
     except ValueError as error:
-        raise SettingsError(f"AUGU_DATA_DIR: what is in {path} {error}") from error
+        raise SettingsError(f"AUGU_DATA_DIR: the secret in {path} {error}") from error
 
 
 def hide(path: Path) -> None:
-    """Take all access to a file away from others than its owner and group, if it exists and is ours."""
+    """Remove a file's permissions for others (chmod o-rwx), if the file exists and is ours."""
     with suppress(OSError):
         path.chmod(stat.S_IMODE(path.stat().st_mode) & ~0o007)

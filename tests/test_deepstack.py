@@ -24,8 +24,8 @@ from augu_api.config import Settings
 from augu_api.detection import Detection
 from augu_api.flags import Flag
 from augu_api.photos import MAX_BYTES, ImageRejected, decode_upright
+from augu_api.photos.checks import MAX_SEGMENTS
 from augu_api.photos.jpeg import MAX_SCANS
-from augu_api.photos.limits import MAX_SEGMENTS
 from augu_api.web.body import MAX_BODY
 from augu_api.web.deepstack import MAX_PARTS, MAX_TEXT
 from augu_api.web.service import Service
@@ -326,7 +326,11 @@ BAD = {
     "a WebP of another length": (WEBP[:4] + b"\0\0\0\1" + WEBP[8:], {}, CORRUPT),
     "5 MB of JPEG": (JPEG + bytes(MAX_BYTES), {}, f"image: Larger than {MAX_BYTES} bytes."),
     "too many scans": (repeated(NAVY, MAX_SCANS + 1), {}, f"image: More than {MAX_SCANS} scans."),
-    "an arithmetic JPEG": (JPEG.replace(b"\xff\xc0", b"\xff\xc9"), {}, "image: A JPEG in arithmetic coding."),
+    "an arithmetic JPEG": (
+        JPEG.replace(b"\xff\xc0", b"\xff\xc9"),
+        {},
+        "image: Arithmetic-coded JPEGs are not accepted.",
+    ),
     "a JPEG of too many pixels": (
         JPEG.replace(b"\0\x08\0\x08\3", b"\xff\xdc\xff\xdc\3"),
         {},

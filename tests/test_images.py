@@ -16,11 +16,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
-from augu_api.photos import MAX_BYTES, ImageRejected, decode
-from augu_api.photos.limits import MAX_SEGMENTS
+from augu_api.photos import MAX_BYTES, ImageRejected, decode, decode_upright
+from augu_api.photos.checks import MAX_SEGMENTS
 from augu_api.photos.png import CHANNELS, DEPTHS, SIGNATURE
-from tests.helpers import BIN
+from tests.helpers import BIN, file_of
 from tests.png_encoder import (
     GREY,
     GREY_ALPHA,
@@ -226,8 +227,8 @@ def test_a_damaged_bit_is_noticed() -> None:
 
 
 HEADER = "it does not start with a header"
-NO_KIND = "no such kind of pixels"
-NO_SIDE = "a side has no length"
+NO_KIND = "invalid bit depth, colour type or interlacing"
+NO_SIDE = "its width or height is invalid"
 BROKEN = "its pixels cannot be decompressed"
 ROWS_MISSING = "rows are missing"
 CORRUPT = "Corrupt PNG image."
@@ -244,8 +245,8 @@ REFUSED = {
     "a negative width": (png(ihdr(2**31, 4), IDAT, END), NO_SIDE),
     "a negative height": (png(ihdr(4, 2**32 - 1), IDAT, END), NO_SIDE),
     "interlacing 2": (png(ihdr(4, 4, 8, 2, 2), IDAT, END), NO_KIND),
-    "compression 1": (png(ihdr(4, 4, 8, 2, 0, 1, 0), IDAT, END), "no such compression"),
-    "filter method 1": (png(ihdr(4, 4, 8, 2, 0, 0, 1), IDAT, END), "no such compression"),
+    "compression 1": (png(ihdr(4, 4, 8, 2, 0, 1, 0), IDAT, END), "unknown compression or filter method"),
+    "filter method 1": (png(ihdr(4, 4, 8, 2, 0, 0, 1), IDAT, END), "unknown compression or filter method"),
     "no pixels": (png(ihdr(4, 4), END), ROWS_MISSING),
     "empty pixels": (png(ihdr(4, 4), chunk(b"IDAT"), END), ROWS_MISSING),
     "one row too few": (png(ihdr(4, 5), IDAT, END), ROWS_MISSING),
@@ -308,6 +309,14 @@ def test_the_callers_bound_on_pixels_is_the_only_one() -> None:
     side = 13_500
     packed = zlib.compress(b"\xff" * side * (1 + (side + 7) // 8))
     assert reason(png(ihdr(side, side, 1, GREY), chunk(b"IDAT", packed), END), 200_000_000) == CORRUPT
+
+
+def test_pillows_limit_on_pixels_refuses_a_photo(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program that has not called `configure` gets ImageRejected for a photo above Pillow's own limit."""
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 4)
+    assert reason(encode(noise(GREY, 1, 3, 3), GREY, 1)) == CORRUPT
+    with pytest.raises(ImageRejected):
+        decode_upright(file_of(Image.new("RGB", (3, 3)), "JPEG"), MAX_PIXELS)
 
 
 def test_an_import_changes_no_global_setting() -> None:

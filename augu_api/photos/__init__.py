@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from augu_api.photos import jpeg, png
-from augu_api.photos.limits import MAX_BYTES, ImageRejected, check_length, check_pixels
+from augu_api.photos.checks import MAX_BYTES, ImageRejected, check_length, check_pixels
 from augu_api.photos.png import decode
 
 __all__ = ["MAX_BYTES", "ImageRejected", "configure", "decode", "decode_upright"]

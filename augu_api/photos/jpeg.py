@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator
 
-from augu_api.photos.limits import MAX_SEGMENTS, ImageRejected
+from augu_api.photos.checks import MAX_SEGMENTS, ImageRejected
 
 SIGNATURE = b"\xff\xd8\xff"
 MAX_SCANS = 30  # most files have 1 or 10, and each is a pass over all pixels
@@ -23,7 +23,7 @@ def without_metadata(data: bytes) -> bytes:
         raise ImageRejected(f"More than {MAX_SCANS} scans.")
     segments = list(_segments(data))
     if any(marker in ARITHMETIC for marker, _ in segments):  # a few bytes can take long, and no browser shows it
-        raise ImageRejected("A JPEG in arithmetic coding.")
+        raise ImageRejected("Arithmetic-coded JPEGs are not accepted.")
     exif = [raw for marker, raw in segments if marker == APP1 and bytes(raw[4:10]) == b"Exif\0\0"]
     return b"".join([data[:2], *exif[:1], *(raw for marker, raw in segments if marker not in METADATA)])
 

@@ -18,7 +18,7 @@ from kornia_rs.io import decode_image_png_u8
 from numpy.typing import NDArray
 from PIL import Image
 
-from augu_api.photos.limits import MAX_SEGMENTS, ImageRejected, check_length, check_pixels
+from augu_api.photos.checks import MAX_SEGMENTS, ImageRejected, check_length, check_pixels
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 INFLATED = 1 << 24  # bytes at a time: large pieces of memory go back to the system, small ones stay with the process
@@ -78,12 +78,12 @@ def _header(data: bytes, max_pixels: int) -> Header:
         raise ImageRejected("Corrupt PNG image: it does not start with a header.")
     header = Header(*struct.unpack_from(">IIBBBBB", data, 16))
     if not (0 < header.width < 2**31 and 0 < header.height < 2**31):
-        raise ImageRejected("Corrupt PNG image: a side has no length.")
+        raise ImageRejected("Corrupt PNG image: its width or height is invalid.")
     check_pixels(header.width, header.height, max_pixels)
     if header.depth not in DEPTHS.get(header.colour, ()) or header.interlaced > 1:
-        raise ImageRejected("Corrupt PNG image: no such kind of pixels.")
+        raise ImageRejected("Corrupt PNG image: invalid bit depth, colour type or interlacing.")
     if header.compression or header.filtering:
-        raise ImageRejected("Corrupt PNG image: no such compression.")
+        raise ImageRejected("Corrupt PNG image: unknown compression or filter method.")
     return header
 
 
@@ -98,7 +98,7 @@ def _chunks(data: bytes) -> Iterator[tuple[bytes, memoryview]]:
         if end > len(data):
             raise ImageRejected("Truncated PNG image.")
         if struct.unpack_from(">I", data, end - 4)[0] != isal_zlib.crc32(view[at + 4 : end - 4]):
-            raise ImageRejected("Corrupt PNG image: a checksum does not hold.")
+            raise ImageRejected("Corrupt PNG image: a checksum is wrong.")
         if not kind[0] & 0x20 and kind not in PIXEL_CHUNKS:
             raise ImageRejected("Corrupt PNG image: an unknown critical chunk.")
         yield kind, view[at:end]
@@ -177,7 +177,7 @@ def _by_pillow(pixels: bytes, header: Header) -> Image.Image:
         with Image.open(BytesIO(pixels), formats=["PNG"]) as image:
             image.load()
             return _to_rgb(image, header)
-    except (OSError, ValueError, SyntaxError, struct.error, IndexError) as error:
+    except (Image.DecompressionBombError, OSError, ValueError, SyntaxError, struct.error, IndexError) as error:
         raise ImageRejected("Corrupt PNG image.") from error
 
 

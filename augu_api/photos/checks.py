@@ -1,4 +1,4 @@
-"""What bounds every format, and the error for what is refused."""
+"""Checks for all formats, and the error for rejected images."""
 
 MAX_BYTES = 5 * 1024 * 1024
 MAX_SEGMENTS = 100_000  # chunks of a PNG, segments of a JPEG
