@@ -49,7 +49,7 @@ def test_create(session: Session) -> None:
     bob = accounts.find(session, str(2**63 - 1))
     assert (bob.name, bob.flags, bob.coefficient, bob.banned_until) == ("bob@example.org", DEFAULT_FLAGS, 2.5, None)
     assert accounts.find(session, "alice") is accounts.find(session, str(user.id)) is user
-    assert accounts.everyone(session) == [user, bob]
+    assert accounts.all_users(session) == [user, bob]
 
 
 def test_made_ids_are_snowflakes(session: Session) -> None:
@@ -139,8 +139,8 @@ def test_regenerate(session: Session) -> None:
     made = [accounts.current_token(user)] + [accounts.regenerate(user) for _ in range(20)]
     session.commit()
     assert len(set(made)) == len(made)
-    assert [token for token in made if accounts.bearer(session, token)] == [made[-1]]
-    assert accounts.bearer(session, Token(user.id + 1, user.issued_at)) is None
+    assert [token for token in made if accounts.find_by_token(session, token)] == [made[-1]]
+    assert accounts.find_by_token(session, Token(user.id + 1, user.issued_at)) is None
 
 
 def regenerate_in(url: str) -> Token:
@@ -156,7 +156,7 @@ def test_regenerate_at_once(engine: Engine, database_url: str, at_once: AtOnce) 
     made = [first, *at_once(regenerate_in, database_url)]
     assert len(set(made)) == 9
     with Session(engine) as session:
-        assert [token for token in made if accounts.bearer(session, token)] == [max(made)]
+        assert [token for token in made if accounts.find_by_token(session, token)] == [max(made)]
 
 
 def create_in(url: str) -> bool:
@@ -173,7 +173,7 @@ def test_create_at_once(engine: Engine, database_url: str, at_once: AtOnce) -> N
     """Of 8 processes that add a user at once, one does."""
     assert sorted(at_once(create_in, database_url)) == [False] * 7 + [True]
     with Session(engine) as session:
-        assert len(accounts.everyone(session)) == 1
+        assert len(accounts.all_users(session)) == 1
 
 
 # --- the database
@@ -196,7 +196,7 @@ def test_up_down_up(database_url: str) -> None:
         database.upgrade(engine)
         assert database.current(engine) == HEAD
         with Session(engine) as session:
-            assert [user.name for user in accounts.everyone(session)] == ["alice"]
+            assert [user.name for user in accounts.all_users(session)] == ["alice"]
         database.downgrade(engine, "base")
         assert database.current(engine) is None
         assert inspect(engine).get_table_names() == ["alembic_version"]
@@ -244,6 +244,6 @@ def test_reading_while_writing(engine: Engine) -> None:
     with Session(engine) as writer, writer.begin(), Session(database.one_statement(engine)) as reader:
         accounts.find(writer, "alice").coefficient = 2
         writer.flush()
-        found = accounts.bearer(reader, token)
+        found = accounts.find_by_token(reader, token)
         assert found is not None
         assert found.coefficient == 0.8

@@ -152,6 +152,16 @@ def test_no_table(engine: Engine, storage: DatabaseStorage, call: Callable[[Data
         call(storage)
 
 
+def test_a_bug_in_a_statement_is_500_with_a_traceback(app: Flask, caplog: pytest.LogCaptureFixture) -> None:
+    """A count that returns no row is not mistaken for a failing database."""
+    service = app.extensions[KEY]
+    headers = {"Authorization": add_user_to(service)}
+    with service.engine.begin() as connection:
+        connection.execute(text("CREATE TRIGGER skip BEFORE INSERT ON counts BEGIN SELECT RAISE(IGNORE); END"))
+    assert app.test_client().get("/session", headers=headers).status_code == 500
+    assert "sqlalchemy.exc.NoResultFound" in caplog.text
+
+
 # --- quotas, wherever they are counted
 
 

@@ -14,7 +14,7 @@ from augu_api.tokens import MAX_ID, Token
 NAME = re.compile(r"(?![0-9]+$)[\w.@+-]{1,64}")
 DISCORD_EPOCH = 1_420_070_400_000  # the start of 2015 in milliseconds, from which snowflakes count
 MAX_COEFFICIENT = 1_000_000.0
-BEARER = select(User).where(User.id == bindparam("user_id"), User.issued_at == bindparam("issued_at"))  # built once
+BY_TOKEN = select(User).where(User.id == bindparam("user_id"), User.issued_at == bindparam("issued_at"))  # built once
 
 
 class AccountError(ValueError):
@@ -50,14 +50,14 @@ def find(session: Session, id_or_name: str) -> User:
     return found
 
 
-def everyone(session: Session) -> list[User]:
+def all_users(session: Session) -> list[User]:
     """All users, by name."""
     return list(session.scalars(select(User).order_by(User.name)))
 
 
-def bearer(session: Session, token: Token) -> User | None:
+def find_by_token(session: Session, token: Token) -> User | None:
     """The user whose current token this is, if any."""
-    return session.scalar(BEARER, token._asdict())
+    return session.scalar(BY_TOKEN, token._asdict())
 
 
 def set_coefficient(user: User, coefficient: float) -> None:

@@ -12,7 +12,7 @@ from limits.errors import ConfigurationError, StorageError
 from limits.storage import Storage, storage_from_string
 from limits.strategies import FixedWindowRateLimiter
 from sqlalchemy import Connection, Engine, delete, select, text
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, TimeoutError
 from sqlalchemy.orm import Session
 
 from augu_api.config import SettingsError
@@ -22,7 +22,8 @@ from augu_api.store.models import Count, User
 
 WINDOW = 60  # seconds
 TIMEOUTS = {"socket_timeout": 5, "socket_connect_timeout": 5}  # redis-py's names: seconds; a URL may set others
-REFUSALS = 50
+REFUSALS_BEFORE_BAN = 50
+FAILURES = DBAPIError, TimeoutError  # of the database; any other error of SQLAlchemy is a bug in this program
 COUNT = text("""
     INSERT INTO counts (key, count, expires_at) VALUES (:key, :amount, :now + :expiry)
     ON CONFLICT (key) DO UPDATE SET
@@ -73,8 +74,8 @@ class DatabaseStorage(Storage):
         self.engine, self.clock = one_statement(engine), clock
 
     @property
-    def base_exceptions(self) -> type[Exception]:
-        return SQLAlchemyError
+    def base_exceptions(self) -> tuple[type[Exception], ...]:
+        return FAILURES
 
     def incr(self, key: str, expiry: int, amount: int = 1) -> int:
         """Add `amount` to the key's window, or to a new one of `expiry` seconds; returns the new count."""
@@ -123,7 +124,7 @@ class DatabaseStorage(Storage):
         try:
             with self.engine.connect() as connection:
                 yield connection
-        except SQLAlchemyError as error:
+        except FAILURES as error:
             raise StorageError(error) from error
 
 
@@ -134,7 +135,7 @@ class Quotas:
         self.engine = engine
         self.storage = _redis(storage_url) if storage_url else DatabaseStorage(engine)
         self.limiter = FixedWindowRateLimiter(self.storage)
-        self.refusals = RateLimitItemPerMinute(REFUSALS - 1, ban_minutes, namespace="refusals")
+        self.refusals = RateLimitItemPerMinute(REFUSALS_BEFORE_BAN - 1, ban_minutes, namespace="refusals")
 
     def count(self, user: User) -> Quota:
         """Count a request. Past the cap it raises QuotaExceeded, and the 50th refusal bans the user."""

@@ -72,7 +72,7 @@ def _authenticate(text: str | None) -> User:
     except tokens.InvalidToken:
         raise Refused(Failure(401, "token")) from None
     with Session(service.lookups) as session:
-        user = accounts.bearer(session, token)
+        user = accounts.find_by_token(session, token)
     if user is None:
         raise Refused(Failure(401, "token"))
     return user

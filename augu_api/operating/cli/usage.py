@@ -62,7 +62,7 @@ def _names() -> dict[int, str]:
         raise error
     try:
         with database.open_existing(settings.database_url) as engine, Session(engine) as session:
-            return {user.id: user.name for user in accounts.everyone(session)}
+            return {user.id: user.name for user in accounts.all_users(session)}
     except SQLAlchemyError:
         click.echo("Users are shown by id: there is no database here to look up their names.", err=True)
         return {}

@@ -48,7 +48,7 @@ def add(name: str, id: int | None, flags: tuple[str, ...], coefficient: float) -
 def list_all(*, as_json: bool) -> None:
     """List all users."""
     with connected() as backend, Session(backend.engine) as session:
-        print_rows([_row(user) for user in accounts.everyone(session)], as_json=as_json)
+        print_rows([_row(user) for user in accounts.all_users(session)], as_json=as_json)
 
 
 @users.command("show")

@@ -11,7 +11,7 @@ from urllib.parse import urlencode
 from flask import Blueprint, Flask, Response, current_app, render_template, send_from_directory
 
 from augu_api.flags import DEFAULT_FLAGS, Flag
-from augu_api.store.quotas import REFUSALS
+from augu_api.store.quotas import REFUSALS_BEFORE_BAN
 from augu_api.web.docs.openapi import specification
 from augu_api.web.envelope import Failure, minified
 from augu_api.web.operation import Operation, file_reply
@@ -101,7 +101,7 @@ def _rendered(document: dict[str, Any]) -> str:
         written=_written,
         flags=Flag,
         default_flags=DEFAULT_FLAGS,
-        refusals=REFUSALS,
+        refusals=REFUSALS_BEFORE_BAN,
         ban_minutes=service.settings.ban_minutes,
     )
 
