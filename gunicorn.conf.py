@@ -37,7 +37,7 @@ with suppress(AttributeError):  # threads share what photos need, and what a lar
 
 def child_exit(_: Any, worker: Any) -> None:
     """Forget the gauges of a worker that is gone."""
-    multiprocess.mark_process_dead(worker.pid)  # type: ignore[no-untyped-call]
+    multiprocess.mark_process_dead(worker.pid)  # type: ignore[no-untyped-call]  # prometheus_client leaves it untyped
 
 
 def on_exit(_: Any) -> None:

@@ -220,9 +220,8 @@ class Client:
         own = {"Authorization": f"Bearer {self.token}", "User-Agent": self.user_agent}
         try:
             connection.connect()
-            with suppress(
-                BrokenPipeError, ConnectionResetError
-            ):  # the service may refuse the request before the whole body is sent
+            # the service may refuse before the whole body is sent
+            with suppress(BrokenPipeError, ConnectionResetError):
                 connection.request(method, address.path.rstrip("/") + path, body, headers | own)
             with connection.getresponse() as response:
                 return _Reply(response.status, response.headers, self._read(response, max_bytes))

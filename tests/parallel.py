@@ -19,7 +19,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> "LoadScopeSc
     """Hand out the largest modules first."""
     from xdist.scheduler import LoadScopeScheduling  # noqa: PLC0415 - `make quick` does not install it
 
-    class Scheduling(LoadScopeScheduling):  # type: ignore[misc]
+    class Scheduling(LoadScopeScheduling):  # type: ignore[misc]  # xdist has no types
         def _split_scope(self, nodeid: str) -> str:
             module = nodeid.partition("::")[0]
             return module if PurePath(module).name in TOGETHER else nodeid

@@ -212,7 +212,7 @@ def test_an_export_that_finds_something_else_is_not_kept(model: Model) -> None:
     module = build(model)
     graph = trace(module, model.sha256)
     with torch.no_grad():
-        module.roi_heads.box_predictor.cls_score.bias[1] -= 0.5  # type: ignore[index]
+        module.roi_heads.box_predictor.cls_score.bias[1] -= 0.5  # type: ignore[index]  # mypy sees a Module or a Tensor
     with pytest.raises(ModelUnavailable, match="photo 1"):
         verify(graph, module, [PHOTOS["astronaut"]])
 

@@ -13,8 +13,8 @@ from contextlib import suppress
 from threading import Thread
 
 import pytest
-from gunicorn.config import Config  # type: ignore[import-untyped]
-from gunicorn.glogging import Logger  # type: ignore[import-untyped]
+from gunicorn.config import Config  # type: ignore[import-untyped]  # gunicorn has no types
+from gunicorn.glogging import Logger  # type: ignore[import-untyped]  # gunicorn has no types
 
 from augu_api.operating.worker import FairWorker
 from tests.helpers import OBJECTS, picture, png_of, wait_until

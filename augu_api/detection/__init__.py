@@ -1,4 +1,4 @@
-"""What is detected in a photo, and the interface of what detects it."""
+"""A detected object, and the interface of detectors."""
 
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
@@ -41,7 +41,7 @@ class Detector(Protocol):
     """A loaded model."""
 
     names: tuple[str, ...]
-    """The categories that it knows."""
+    """The categories that it knows, as a tuple: callers may keep it and compare it."""
 
     facts: dict[str, str]
     """What runs: `model`, `engine` and the `sha256` of the weights."""

@@ -65,7 +65,7 @@ class Model:
     min_size, max_size: a photo is fitted so that its sides have at most these pixels, the shorter and the longer one
     ap: COCO AP, 0 to 1: as published, for the bundled model as measured (see its card)
     export_sha256: the hash of the weights' export, if there is one; `augu-api weights export` notes it
-    calibration: points (score as the module gives it, how often such a box is right), between which lines are drawn
+    calibration: points of a piecewise linear map from raw score to precision
     """
 
     name: str

@@ -32,7 +32,7 @@ def pull(model: Model, base_url: str, progress: Progress) -> None:
         ) from error
     if not sha256_of(part).startswith(model.sha256):
         part.unlink()
-        raise ModelUnavailable(f"What {base_url} sent is not {model.file}: its sha256 does not begin {model.sha256}.")
+        raise ModelUnavailable(f"{base_url} returned a different file: its sha256 does not start with {model.sha256}.")
     part.replace(model.weights)
 
 
@@ -40,7 +40,7 @@ def _download(url: str, part: Path, progress: Progress) -> None:
     there = part.stat().st_size if part.exists() else 0
     request = urllib.request.Request(url, headers={"Range": f"bytes={there}-"})  # noqa: S310 - http(s) by Settings
     try:
-        response = urllib.request.urlopen(request, timeout=TIMEOUT)  # noqa: S310  # nosec B310
+        response = urllib.request.urlopen(request, timeout=TIMEOUT)  # noqa: S310 - http(s) by Settings  # nosec B310
     except urllib.error.HTTPError as error:
         if error.code == 416 and there:  # nothing is left to send
             return

@@ -21,7 +21,8 @@ class TorchvisionEngine(Engine):
     def __init__(self, model: Model, threads: int, module: nn.Module | None = None) -> None:
         super().__init__(model)
         self.threads = threads
-        self.module = (module or build(model)).to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # faster by a quarter
+        # channels_last is faster by a quarter
+        self.module = (module or build(model)).to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's types lack memory_format
 
     def predict(self, pixels: NDArray[np.uint8], *, all_cores: bool = False) -> Predictions:
         """The model's output for an RGB photo (H, W, 3)."""

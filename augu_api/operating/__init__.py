@@ -1,1 +1,1 @@
-"""For whoever runs the service: the command line, checks, the log and the gunicorn worker."""
+"""Tools for operators: the command line, checks, the log and the gunicorn worker."""

@@ -10,10 +10,10 @@ from http import HTTPStatus
 from typing import Any
 from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
-from gunicorn.arbiter import Arbiter  # type: ignore[import-untyped]
-from gunicorn.http import errors  # type: ignore[import-untyped]
-from gunicorn.util import write_nonblock  # type: ignore[import-untyped]
-from gunicorn.workers.gthread import ThreadWorker  # type: ignore[import-untyped]
+from gunicorn.arbiter import Arbiter  # type: ignore[import-untyped]  # gunicorn has no types
+from gunicorn.http import errors  # type: ignore[import-untyped]  # gunicorn has no types
+from gunicorn.util import write_nonblock  # type: ignore[import-untyped]  # gunicorn has no types
+from gunicorn.workers.gthread import ThreadWorker  # type: ignore[import-untyped]  # gunicorn has no types
 from limits.errors import StorageError
 from sqlalchemy.exc import DBAPIError
 from werkzeug.wsgi import ClosingIterator
@@ -114,14 +114,14 @@ class FairWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
         self.log.error("Error: %s", reason)
         sys.exit(code)
 
-    def handle_error(self, _request: Any, client: Any, _address: Any, error: Exception) -> None:
+    def handle_error(self, req: Any, client: Any, addr: Any, exc: Exception) -> None:  # noqa: ARG002 - gunicorn's signature
         """Answer a request that is not valid HTTP in the envelope; gunicorn would quote it, in HTML and in its log."""
-        status = STATUSES.get(type(error), 400 if isinstance(error, errors.ParseException) else 500)
+        status = STATUSES.get(type(exc), 400 if isinstance(exc, errors.ParseException) else 500)
         id = uuid.uuid4().hex
         if status == 500:
-            self.log.error("An unexpected error (request %s)", id, exc_info=error)
+            self.log.error("An unexpected error (request %s)", id, exc_info=exc)
         else:
-            self.log.warning("Not HTTP: %s (request %s)", type(error).__name__, id)
+            self.log.warning("Not HTTP: %s (request %s)", type(exc).__name__, id)
         try:
             write_nonblock(client, _reply(status, id))
         except OSError:

@@ -88,6 +88,7 @@ class Branch(nn.Module):
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
+        # classification, box and merging path
         self.what = nn.Sequential(depthwise(inputs, inputs), depthwise(inputs, inputs))
         self.where = nn.Sequential(depthwise(inputs, inputs), depthwise(inputs, inputs))
         self.mix = nn.Conv2d(2 * inputs, outputs, 1)

@@ -53,7 +53,11 @@ class ScoredRoIHeads(RoIHeads):  # type: ignore[misc]  # torchvision has no type
             OriginRoIAlign(BINS),
             TwoMLPHead(channels * (1 + BINS**2), HIDDEN),
             FastRCNNPredictor(HIDDEN, num_classes),
-            *(0.5, 0.5, 512, 0.25, None),  # of torchvision's matcher and sampler, which `targets` replaces
+            fg_iou_thresh=0.5,  # unused, as are the next four: targets.py does the matching
+            bg_iou_thresh=0.5,
+            batch_size_per_image=512,
+            positive_fraction=0.25,
+            bbox_reg_weights=None,
             score_thresh=0.002,
             nms_thresh=0.6,
             detections_per_img=100,

@@ -45,7 +45,10 @@ class ScoredRPN(RegionProposalNetwork):  # type: ignore[misc]  # torchvision has
         super().__init__(
             AnchorGenerator(sizes=ANCHORS, aspect_ratios=((1.0,),) * len(ANCHORS)),
             LinearRPNHead(channels, classes),
-            *(0.7, 0.3, 256, 0.5),  # of torchvision's matcher and sampler, which `targets` replaces
+            fg_iou_thresh=0.7,  # unused, as are the next three: targets.py does the matching
+            bg_iou_thresh=0.3,
+            batch_size_per_image=256,
+            positive_fraction=0.5,
             pre_nms_top_n={"training": 300, "testing": 300},
             post_nms_top_n={"training": 100, "testing": 100},
             nms_thresh=0.6,

@@ -1,1 +1,1 @@
-"""What makes models: training, evaluation and the ONNX export; the service does without it."""
+"""Training, evaluation and ONNX export; not needed to serve."""

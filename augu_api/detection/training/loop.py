@@ -28,7 +28,7 @@ class Training:
     def __init__(self, module: nn.Module, recipe: Recipe) -> None:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         torch.manual_seed(recipe.seed)
-        self.module = module.to(self.device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+        self.module = module.to(self.device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]  # torch's types lack memory_format
         for name, parameter in module.named_parameters():
             parameter.requires_grad_(not name.startswith(recipe.frozen))
         self.average = AveragedModel(module, multi_avg_fn=averaging(recipe.average), use_buffers=True)

@@ -1,4 +1,4 @@
-"""The inputs of a training and its progress; without torch, so that the command line starts fast."""
+"""The inputs of a training run and its progress; without torch, so that the command line starts fast."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -44,7 +44,7 @@ class Data:
 
 @dataclass
 class Progress:
-    """How far a training has come: the step, its losses, and the validations so far (step and AP)."""
+    """How far a training run has come: the step, its losses, and the validations so far (step and AP)."""
 
     step: int = 0
     losses: dict[str, float] = field(default_factory=dict)

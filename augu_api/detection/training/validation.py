@@ -17,7 +17,7 @@ from augu_api.detection.training.recipe import Data, Progress, Recipe
 class Validator:
     """Validates the average of the weights every so often, keeps the best, and says when to stop.
 
-    When a training is resumed, the best weights so far are in the model's folder.
+    When a training run is resumed, the best weights so far are in the model's folder.
     """
 
     def __init__(

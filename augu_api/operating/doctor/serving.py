@@ -1,4 +1,4 @@
-"""Checks of what serves: the model, its engine, and the workers."""
+"""Checks of the model, engine and workers."""
 
 import os
 import resource

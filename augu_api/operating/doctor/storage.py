@@ -1,4 +1,4 @@
-"""Checks of what is kept: the folders, the secret, the database, the counts of requests, and the clock they rely on."""
+"""Checks of files, database, counts and clock."""
 
 import os
 import stat
