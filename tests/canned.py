@@ -1,4 +1,4 @@
-"""Servers that send given bytes whatever the request: the servers and middlemen that a client can meet."""
+"""Servers that send fixed replies whatever the request: they stand in for broken servers and proxies."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,7 +24,7 @@ def running(server: BaseServer) -> Iterator[None]:
 
 
 class Canned(ThreadingTCPServer):
-    """Sends one of the replies to each request, the last one again and again, and hangs up; remembers the heads."""
+    """Sends the next reply to each request, repeating the last, and disconnects; `seen` holds the request heads."""
 
     daemon_threads = True
 

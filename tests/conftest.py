@@ -66,7 +66,7 @@ def app(make_app: MakeApp, settings: Settings, detector: FakeDetector) -> Flask:
 
 @pytest.fixture
 def service(app: Flask) -> Service:
-    """The application's collaborators."""
+    """The application's parts, as its views use them."""
     found = app.extensions[KEY]
     assert isinstance(found, Service)
     return found

@@ -1,4 +1,4 @@
-"""Fuzz what reads a body, with libFuzzer by way of atheris: `make fuzz ARGS="-max_total_time=3600 corpus"`.
+"""Fuzz the reading of request bodies with atheris (libFuzzer): `make fuzz ARGS="-max_total_time=3600 corpus"`.
 
 It starts with the seeds of tests/test_fuzz.py. A finding is written as crash-… to the current folder.
 """
@@ -20,7 +20,7 @@ HEADER = struct.Struct(">I4s")
 
 
 def mutated(data: bytes, max_size: int, seed: int) -> bytes:
-    """Another input: a PNG is mostly changed inside, where its lengths, checksums and compression stay whole."""
+    """A mutated input; most mutations of a PNG change its content and keep lengths, checksums and compression valid."""
     dice = random.Random(seed)
     if data[1:9] != SIGNATURE or dice.random() < 0.2:
         return bytes(atheris.Mutate(data, max_size))

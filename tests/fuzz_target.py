@@ -1,4 +1,4 @@
-"""What is fuzzed: reading a body. tests/test_fuzz.py gives it the seeds, tests/fuzz.py gives it more.
+"""The fuzzing target: reading a request body. tests/test_fuzz.py runs it on the seeds, tests/fuzz.py on mutations.
 
 A seed is a request: its first byte chooses the form, the rest is the body.
 """
@@ -32,7 +32,7 @@ UPLOAD = FORMS.index("a JPEG or a WebP")
 
 
 def application() -> Flask:
-    """Requests as the service reads them, and nothing behind them."""
+    """An application that reads requests as the service does and has no routes."""
     app = Flask(__name__)
     app.request_class = Request
     app.config.update(MAX_CONTENT_LENGTH=MAX_BODY, MAX_FORM_MEMORY_SIZE=MAX_BODY)
@@ -40,7 +40,7 @@ def application() -> Flask:
 
 
 def look_at(app: Flask, data: bytes) -> None:
-    """Read a body as the service does: it is a photo within the bounds, or is refused with a reason."""
+    """Read a body as the service does: it is a photo within the limits, or is refused with a reason."""
     form, body = data[0] % len(FORMS) if data else 0, data[1:]
     photo = None
     if form == UPLOAD:
@@ -63,7 +63,7 @@ def look_at(app: Flask, data: bytes) -> None:
 
 
 def _as_pillow_sees_it(photo: NDArray[np.uint8], png: bytes) -> None:
-    """What both accept of 8 bits without transparency has the same pixels."""
+    """Photos of 8 bits without transparency that Pillow accepts too have the same pixels."""
     try:
         with Image.open(BytesIO(png), formats=["PNG"]) as other:
             other.load()

@@ -1,4 +1,4 @@
-"""What tests share: names, waiting, photos, the fake detector, users, and checks of replies."""
+"""Shared helpers: constants, waiting, photos, the fake detector, users, and checks of replies."""
 
 import os
 import socket
@@ -44,7 +44,7 @@ AtOnce = Callable[..., list[Any]]
 
 
 def needed(module: str) -> Any:
-    """A module that `make quick` does not install."""
+    """Import a module that `make quick` does not install."""
     try:
         return import_module(module)
     except ModuleNotFoundError:
@@ -67,7 +67,7 @@ def wait_until(condition: Callable[[], bool], seconds: float = 60) -> None:
 
 
 def free_port() -> int:
-    """A port on which nothing listens, and which no test that runs beside this one is likely to be given.
+    """A port on which nothing listens, and which a test in another process is unlikely to get.
 
     The system gives ports from 32768 on to any connection.
     """
@@ -100,14 +100,14 @@ def file_of(image: Image.Image, format: str, **options: Any) -> bytes:
 
 
 def after(barrier: Barrier, function: Callable[..., Any], *args: object) -> Any:
-    """Call the function once all parties have reached the barrier."""
+    """Call the function as soon as all parties have reached the barrier."""
     barrier.wait(60)
     return function(*args)
 
 
 @dataclass
 class FakeDetector:
-    """Finds what it is told to find, and remembers the photos and whether it was given all cores for each."""
+    """Returns the detections in `found`; records each photo and whether it could use all cores."""
 
     found: list[Detection] = field(
         default_factory=lambda: [
@@ -122,7 +122,7 @@ class FakeDetector:
     all_cores: list[bool] = field(default_factory=list)
 
     def detect(self, photo: NDArray[np.uint8], *, all_cores: bool = False) -> list[Detection]:
-        """Find the same objects in every photo."""
+        """Return the same objects for every photo."""
         self.seen.append(photo)
         self.all_cores.append(all_cores)
         return self.found
@@ -166,7 +166,7 @@ MULTIPART = f"multipart/form-data; boundary={BOUNDARY}"
 
 
 def multipart(body: bytes, disposition: str = 'name="data"', mimetype: str = "") -> bytes:
-    """A form of one part between two other fields."""
+    """A form with one part between two other fields."""
     kind = f"Content-Type: {mimetype}\r\n" if mimetype else ""
     head = f"--{BOUNDARY}\r\nContent-Disposition: form-data; {disposition}\r\n{kind}\r\n".encode()
     other = f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="other"\r\n\r\n1\r\n'.encode()

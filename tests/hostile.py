@@ -1,4 +1,4 @@
-"""Hostile and broken requests, each with the status that it deserves."""
+"""Hostile and broken requests, each with the expected status."""
 
 import base64
 import gzip
@@ -25,7 +25,7 @@ Fields = dict[str, str | bytes]
 
 
 class Case(NamedTuple):
-    """The bytes of a request and the status that they deserve."""
+    """The bytes of a request and the expected status."""
 
     request: bytes
     status: int
@@ -34,7 +34,7 @@ class Case(NamedTuple):
 
 
 def raw(line: str, headers: Fields, body: bytes = b"") -> bytes:
-    """A request; texts are latin-1, as HTTP has it."""
+    """A request; texts are encoded as latin-1, as in HTTP."""
     fields: Fields = {"Host": "localhost", **headers}
     lines = [line.encode("latin-1")]
     for name, value in fields.items():
@@ -43,7 +43,7 @@ def raw(line: str, headers: Fields, body: bytes = b"") -> bytes:
 
 
 def post(body: bytes, headers: Fields, path: str = OBJECTS) -> bytes:
-    """A POST whose length is right unless the headers say otherwise."""
+    """A POST with the right Content-Length, unless the headers set another."""
     return raw(f"POST {path} HTTP/1.1", {"Content-Length": str(len(body)), **headers}, body)
 
 
@@ -52,7 +52,7 @@ def get(path: str, **headers: str | bytes) -> bytes:
 
 
 def chunked(body: bytes, headers: Fields, size: int = 65536) -> bytes:
-    """The same in pieces, its length not told in advance."""
+    """The same with chunked encoding, so without a Content-Length."""
     pieces = [body[at : at + size] for at in range(0, len(body), size)]
     framed = b"".join(b"%x\r\n%b\r\n" % (len(piece), piece) for piece in pieces)
     return raw(f"POST {OBJECTS} HTTP/1.1", {"Transfer-Encoding": "chunked", **headers}, framed + b"0\r\n\r\n")
@@ -63,14 +63,14 @@ def b64url(data: bytes) -> str:
 
 
 def token(payload: str, secret: str = SECRET, **header: object) -> str:
-    """A token with any payload and more in its header, properly signed."""
+    """A properly signed token with any payload and extra fields in its header."""
     head = json.dumps({"alg": "HS256"} | header, separators=(",", ":"))
     signed = f"{b64url(head.encode())}.{b64url(payload.encode())}"
     return f"{signed}.{b64url(hmac.digest(secret.encode(), signed.encode(), 'sha256'))}"
 
 
 def tokens(good: str) -> dict[str, Case]:
-    """Tokens that are not the user's, in ways that have opened other doors."""
+    """Invalid tokens, made with attacks that have worked elsewhere."""
     header, payload, signature = good.split(".")
     said = base64.urlsafe_b64decode(payload + "==").decode()
     user, issued = said.split(":")
@@ -113,7 +113,7 @@ def tokens(good: str) -> dict[str, Case]:
 
 
 def photos(auth: Fields) -> dict[str, Case]:
-    """Files that claim much, lie, or are broken."""
+    """Files with false or huge claims in their headers, and broken files."""
     labelled = auth | {"Content-Type": "image/png"}
     dice = random.Random(1)
     flipped = bytearray(PHOTO)
@@ -159,7 +159,7 @@ def photos(auth: Fields) -> dict[str, Case]:
 
 
 def bodies(auth: Fields) -> dict[str, Case]:
-    """Bodies that are too large, too deep, too many, or of the wrong kind."""
+    """Bodies that are too large, too deeply nested, repeated or of the wrong type."""
     b64 = base64.b64encode(PHOTO)
     form = auth | {"Content-Type": "application/x-www-form-urlencoded"}
     as_json = auth | {"Content-Type": "application/json"}
@@ -255,7 +255,7 @@ def lines(auth: Fields) -> dict[str, Case]:
 
 
 def ask_again(port: int, case: Case) -> tuple[int, bytes, float]:
-    """Ask up to three times, until the reply comes within SECONDS: at first another process may have had the cores."""
+    """Ask up to three times until the reply takes less than SECONDS: other processes may slow down the first tries."""
     for _ in range(2):
         answer = ask(port, case)
         if answer[2] < SECONDS:
@@ -266,7 +266,7 @@ def ask_again(port: int, case: Case) -> tuple[int, bytes, float]:
 def ask(port: int, case: Case) -> tuple[int, bytes, float]:
     """The status and body of the reply, and the seconds until it was read.
 
-    A server may answer and hang up before a large request is sent; the reply is read all the same.
+    A server may answer and disconnect before a large request has been sent; the reply is still read.
     """
     start = time.monotonic()
     with socket.create_connection(("127.0.0.1", port), timeout=30) as connection:

@@ -1,4 +1,4 @@
-"""An application that logs, as a program: `python -m tests.logged FOLDER` makes a request of each kind to it.
+"""Run an application with its log: `python -m tests.logged FOLDER` makes a request of each kind to it.
 
 The log goes to standard output; what must not be in the log goes to standard error.
 """
@@ -19,7 +19,7 @@ from tests.helpers import OBJECTS, FakeDetector, add_user_to, png_of
 
 
 class BrokenDetector(FakeDetector):
-    """Fails on a photo of one pixel."""
+    """Raises an error for a photo of one pixel."""
 
     def detect(self, photo: NDArray[np.uint8], *, all_cores: bool = False) -> list[Detection]:
         if photo.shape == (1, 1, 3):

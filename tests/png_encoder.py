@@ -1,4 +1,4 @@
-"""A PNG encoder of the tests' own, so that what they expect owes nothing to the decoder."""
+"""A PNG encoder for the tests, so that the expected pixels do not depend on the decoder."""
 
 import random
 import struct
@@ -54,7 +54,7 @@ def encode(
     before: bytes = b"",
     after: bytes = b"",
 ) -> bytes:
-    """A PNG of the samples, with more chunks before or after its pixels, and its palette first if it has one."""
+    """A PNG of the samples, with optional chunks before and after its pixels, and its palette first if it has one."""
     palette = plte(PALETTE[: 2**depth]) if colour == INDEXED else b""
     header = ihdr(len(rows[0]), len(rows), depth, colour, interlaced)
     pixels = chunk(b"IDAT", zlib.compress(scanlines(rows, depth, interlaced)))

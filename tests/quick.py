@@ -1,6 +1,6 @@
 """What `pytest --quick` (`make quick`) leaves out: what needs torch, a browser, a server, or seconds for each test.
 
-`make quick` installs pytest and Hypothesis beside the service. A module that imports more belongs in LEFT_OUT.
+`make quick` installs pytest and Hypothesis in addition to the service. A module that imports more belongs in LEFT_OUT.
 """
 
 from pathlib import Path

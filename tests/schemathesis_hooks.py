@@ -1,4 +1,4 @@
-"""What schemathesis cannot know: what a photo is, and what becomes of a form. Only its own process reads this."""
+"""Hooks for schemathesis: photos, and how values change when they are sent as a form."""
 
 import base64
 from typing import Any

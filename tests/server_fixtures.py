@@ -86,7 +86,7 @@ def nginx(tmp_path: Path, not_quick: None) -> Iterator[Nginx]:
 
 @pytest.fixture(scope="module")
 def browser(not_quick: None) -> Iterator["Browser"]:
-    """A real Chromium, for one module only: no other event loop can run in this thread beside Playwright's."""
+    """A real Chromium, for one module only: while Playwright's event loop runs, this thread cannot run another."""
     program = shutil.which("chromium")
     if program is None:
         missing("chromium")

@@ -63,7 +63,7 @@ class Server:
 
     @property
     def records(self) -> list[dict[str, Any]]:
-        """What the application has logged."""
+        """The application's log lines."""
         return [json.loads(line) for line in self.log.read_text().splitlines() if line.startswith("{")]
 
     def run(self, *command: str) -> str:
@@ -91,7 +91,7 @@ Nginx = Callable[..., int]
 def serving(folder: Path) -> Iterator[Serve]:
     """Start gunicorn as the Procfile does, its data in a folder: `start(AUGU_QUEUE="1", …)` takes its settings.
 
-    `within` is a command that runs another command elsewhere, such as `ip netns exec`.
+    `within` is a prefix that runs a command in another environment, such as `ip netns exec`.
     """
     running = []
 
@@ -126,7 +126,7 @@ class Postgres:
 
     @classmethod
     def made(cls, address: str = LOOPBACK) -> Self:
-        """A new server, running, open to the address's own network."""
+        """A new running server, open to the address's network."""
         found = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
         if not found:
             missing("PostgreSQL")
@@ -173,7 +173,7 @@ class Postgres:
 
 
 class Redis:
-    """A real Redis, open to the address's own network, which can be stopped and started again; it saves nothing."""
+    """A real Redis without persistence, open to the address's network, which can be stopped and started again."""
 
     def __init__(self, folder: Path, address: str = LOOPBACK) -> None:
         if shutil.which("redis-server") is None:
@@ -259,7 +259,7 @@ def call(
 
 
 def accepted(port: int, token: str, body: bytes) -> http.client.HTTPConnection:
-    """A connection whose request a worker has begun to read: it has asked for the body."""
+    """A connection whose request a worker has begun to read: it has sent 100 Continue."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     connection.putrequest("POST", OBJECTS)
     for name, value in (

@@ -1,8 +1,8 @@
 """Load, faults and hostile input against a real installation for a while: `make soak MINUTES=30`.
 
-nginx with deploy/nginx.conf, gunicorn with its defaults, PostgreSQL. For the first third, or 5 minutes, there is
-nothing but load. In the end a table says what was done, how often, and what came of it; the exit status is 1 if a
-promise was broken.
+It runs nginx with deploy/nginx.conf, gunicorn with its defaults, and PostgreSQL. For the first third, or 5 minutes,
+there is only load. At the end a table lists each action, how often it was done, and the outcome; the exit status is 1
+if a promise was broken.
 """
 
 import http.client
@@ -42,7 +42,7 @@ LIMIT = 60_000  # requests a minute of the user who counts
 
 
 class Reply(NamedTuple):
-    """When it came, its status (0: none did), the milliseconds, if it says when to try again, and the requests left."""
+    """When it came, its status (0: no reply), the milliseconds, whether it has Retry-After, and the requests left."""
 
     at: float
     status: int
@@ -52,7 +52,7 @@ class Reply(NamedTuple):
 
 
 def timed(port: int, path: str, body: bytes | None = None, token: str = "") -> Reply:
-    """Ask on a connection of its own."""
+    """Send a request on a new connection."""
     start = time.perf_counter()
     try:
         reply = call(port, path, body, token)
@@ -67,7 +67,7 @@ def timed(port: int, path: str, body: bytes | None = None, token: str = "") -> R
 def repeated(
     port: int, path: str, pause: float, until: float, body: bytes | None = None, token: str = ""
 ) -> list[Reply]:
-    """Ask again and again, and wait a second after a refusal, as it says."""
+    """Send requests in a loop; after a refusal wait a second, as Retry-After says."""
     replies = []
     while time.time() < until:
         replies.append(timed(port, path, body, token))
@@ -87,9 +87,9 @@ def crowd(port: int, user_tokens: list[str], until: float) -> list[Reply]:
 
 
 def miscounted(replies: list[Reply]) -> int:
-    """Steps at which a user's requests left are not one less than before, where nobody else asks as this user.
+    """How often the remaining requests did not fall by exactly one, for a user with a single client.
 
-    A request that got no answer may have been counted or not.
+    A request without a reply may or may not have been counted.
     """
     wrong, last, doubt = 0, None, 0
     for reply in replies:
@@ -104,12 +104,12 @@ def miscounted(replies: list[Reply]) -> int:
     return wrong
 
 
-# --- what is done to it
+# --- the faults
 
 
 @dataclass
 class Installation:
-    """What is running, and what was done to it."""
+    """The running servers, and the outcomes of each fault."""
 
     server: Server
     port: int
@@ -117,7 +117,7 @@ class Installation:
     done: dict[str, list[str]] = field(default_factory=dict)
 
     def worker_killed(self) -> str:
-        """Kill -9 a worker; how long until there is a new one."""
+        """Kill a worker with SIGKILL; how long until a new one runs."""
         victim, workers, start = random.choice(self.server.workers), len(self.server.workers), time.time()
         os.kill(victim, signal.SIGKILL)
         wait_until(lambda: victim not in self.server.workers and len(self.server.workers) == workers)
@@ -125,7 +125,7 @@ class Installation:
         return f"a new one after {time.time() - start:.1f} s"
 
     def workers_renewed(self) -> str:
-        """A restart of all workers, one after the other."""
+        """Replace all workers by a reload."""
         before = set(self.server.workers)
         self.server.process.send_signal(signal.SIGHUP)
         wait_until(lambda: not before & set(self.server.workers) and len(self.server.workers) == len(before), 90)
@@ -133,7 +133,7 @@ class Installation:
         return "all are new"
 
     def database_gone(self) -> str:
-        """Stop PostgreSQL for a while; how long after its return until requests are answered."""
+        """Stop PostgreSQL for a while; how long after its restart until requests are answered."""
         start = time.time()
         self.database.stop()
         during = []
@@ -147,7 +147,7 @@ class Installation:
         return f"{'503 meanwhile' if not passed else f'BROKEN: {passed}'}, back {time.time() - back:.1f} s after it"
 
     def slow_clients(self) -> str:
-        """Thirty clients that send a byte a second through nginx; photos are answered meanwhile."""
+        """Thirty clients send a byte a second through nginx; meanwhile photos are answered."""
         head = f"POST {OBJECTS} HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n".encode()
         with ThreadPoolExecutor(1) as pool:
             clients = [socket.create_connection(("127.0.0.1", self.port), timeout=60) for _ in range(30)]
@@ -163,7 +163,7 @@ class Installation:
         return "others are answered meanwhile" if status == 200 else f"BROKEN: {status}"
 
     def clients_gone(self) -> str:
-        """A hundred clients that hang up in the middle of a photo, with a good token, half of them without nginx."""
+        """A hundred clients with a valid token disconnect in the middle of a photo, half of them without nginx."""
         body = photo("chelsea")
         head = f"POST {OBJECTS} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {self._some_token()}\r\n"
         request = f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
@@ -181,19 +181,19 @@ class Installation:
         for name, case in cases.items():
             status, _, seconds = ask(self.server.port, case)
             slowest = max(slowest, seconds)
-            if status not in (case.status, 503):  # the line may be full
+            if status not in (case.status, 503):  # all slots may be taken
                 wrong.append(f"{name}: {status}")
         return f"{len(cases)} as documented, the slowest {slowest:.1f} s" if not wrong else f"BROKEN: {wrong}"
 
     def token_replaced(self) -> str:
-        """Regenerate a token: the old one is dead, the new one lives."""
+        """Regenerate a token: the old one stops working, the new one works."""
         old = self.server.run("tokens", "regenerate", "replaced").strip()
         new = self.server.run("tokens", "regenerate", "replaced").strip()
         seen = [timed(self.port, "/session", token=token).status for token in (old, new)]
         return "only the new one is taken" if seen == [401, 200] else f"BROKEN: {seen}"
 
     def user_banned(self) -> str:
-        """Ban and unban a user: nothing passes in between."""
+        """Ban and unban a user: no request passes in between."""
         token = self.server.run("tokens", "regenerate", "replaced").strip()
         self.server.run("users", "ban", "replaced")
         banned = {timed(self.port, "/session", token=token).status for _ in range(20)}
@@ -231,16 +231,16 @@ def memory(server: Server) -> float:
 
 
 class Held(NamedTuple):
-    """The megabytes that were held at a time."""
+    """The memory that was used at a point in time."""
 
     at: float
     megabytes: float
 
 
 def go_on(installation: Installation, peace: float, until: float) -> list[Held]:
-    """One thing after the other once the peace is over, with rest between; the memory all the time.
+    """Cause one fault after the other after `peace`, with pauses; measure the memory all the time.
 
-    The last minute is left in peace too, so that what is held then can be compared with the first.
+    The last minute has no faults either, so that its memory can be compared with the first minute's.
     """
     held, at = [], 0
     while time.time() < until:
@@ -255,13 +255,13 @@ def go_on(installation: Installation, peace: float, until: float) -> list[Held]:
     return held
 
 
-# --- what came of it
+# --- the outcome
 
 Row = tuple[str, int, str]
 
 
 def of_photos(load: list[Reply], cuts: int) -> Iterator[Row]:
-    """Yield what came of the photos, of which a killed worker may cut off so many."""
+    """Yield the outcome of the photos, of which killed workers may cut off up to `cuts`."""
     statuses = Counter(reply.status for reply in load)
     good = sorted(reply.milliseconds for reply in load if reply.status == 200)
     odd = {status: count for status, count in statuses.items() if status not in ALLOWED}
@@ -276,7 +276,7 @@ def of_photos(load: list[Reply], cuts: int) -> Iterator[Row]:
 
 
 def of_health(health: list[Reply]) -> Iterator[Row]:
-    """Yield what came of the health checks."""
+    """Yield the outcome of the health checks."""
     live = sorted(reply.milliseconds for reply in health if reply.status == 200)
     within = sum(milliseconds < HEALTH_MS for milliseconds in live)
     verdict = "" if len(live) == len(health) else f"; BROKEN: {len(health) - len(live)} failed"
@@ -286,7 +286,7 @@ def of_health(health: list[Reply]) -> Iterator[Row]:
 
 
 def of_memory(held: list[Held]) -> Iterator[Row]:
-    """Yield what was held in the first minute and in the last."""
+    """Yield the memory used in the first and in the last minute."""
     first = statistics.median(megabytes for at, megabytes in held if at < held[0].at + 60)
     last = statistics.median(megabytes for at, megabytes in held if at > held[-1].at - 60)
     verdict = "" if last <= first * GROWTH else "BROKEN: "
@@ -301,7 +301,7 @@ def rows(
     counted: list[Reply],
     held: list[Held],
 ) -> Iterator[Row]:
-    """Yield what was done, how often, what came of it: of the load alone, then of all of it."""
+    """Yield each action, its count and its outcome: first for the load alone, then for everything."""
     killed = len(installation.done.get("worker_killed", []))
     yield "**load alone**", 1, f"{peace - held[0].at:.0f} s"
     yield from of_photos([reply for reply in load if reply.at < peace], 0)
@@ -335,7 +335,7 @@ def worst(outcomes: list[str]) -> str:
 
 
 def main() -> None:
-    """Start everything, let it be used and abused, and tell."""
+    """Start the servers, run load and faults, and print the table."""
     seconds = float(sys.argv[1]) * 60
     with ExitStack() as closing:
         database = Postgres.made()

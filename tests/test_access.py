@@ -1,4 +1,4 @@
-"""What guards the service: tokens that tell nothing, gates, headers, private files, secrets that nobody sees."""
+"""Access control: tokens, gates, security headers, private files and secrets."""
 
 import http.client
 import json
@@ -34,7 +34,7 @@ OLD, NEW, OTHER = "o" * 32, "n" * 32, "x" * 32
 
 
 class Counted(tuple[str, ...]):
-    """Secrets that count how many of them were taken."""
+    """A tuple of secrets that counts how many were read."""
 
     __slots__ = ()
     taken = 0
@@ -63,8 +63,8 @@ def issued_at(app: Flask) -> int:
         return accounts.find(session, "alice").issued_at
 
 
-def test_the_secret_is_changed_and_the_tokens_stay(rotated: Flask) -> None:
-    """A token of either secret is good, one of another is not, and regenerating ends both."""
+def test_tokens_stay_valid_when_the_secret_is_changed(rotated: Flask) -> None:
+    """A token signed with either secret is valid, one signed with another is not; regenerating invalidates both."""
     client, now = rotated.test_client(), issued_at(rotated)
     assert [client.get("/session", headers=bearer(s, 42, now)).status_code for s in (NEW, OLD, OTHER)] == [
         200,
@@ -89,7 +89,7 @@ REFUSED: dict[str, Callable[[int], dict[str, str]]] = {
 
 
 def seen(app: Flask, sent: dict[str, str]) -> tuple[int, list[str], int, int, dict[str, str], bytes]:
-    """What a request takes: signings, statements, users loaded; and what its caller sees: status, headers, body."""
+    """The work that a request causes (secrets read, statements, users loaded) and its reply (status, headers, body)."""
     statements: list[str] = []
     loaded: list[User] = []
 
@@ -111,7 +111,7 @@ def seen(app: Flask, sent: dict[str, str]) -> tuple[int, list[str], int, int, di
 
 
 def test_refused_tokens_cannot_be_told_apart(rotated: Flask) -> None:
-    """Whatever is wrong with a token: each secret is tried, the database asked once and finds nobody, one reply."""
+    """Every invalid token causes the same work and reply: each secret is tried, one query finds no user, then 401."""
     now = issued_at(rotated)
     outcomes = {name: seen(rotated, make(now)) for name, make in REFUSED.items()}
     signings, statements, loaded, status, _, body = outcomes["an unknown user"]
@@ -152,8 +152,8 @@ def test_a_route_is_gated_or_public(everything: Flask) -> None:
     assert routes(everything) - gated(everything) == PUBLIC
 
 
-def test_gates_are_shut(everything: Flask) -> None:
-    """Each gated route answers 401 to who has no token, and 403 to who is banned, whatever else is asked."""
+def test_gated_routes_need_a_token_and_no_ban(everything: Flask) -> None:
+    """Each gated route answers 401 without a token and 403 to a banned user, whatever else is in the request."""
     service = everything.extensions[KEY]
     with Session(service.engine) as session, session.begin():
         user = accounts.create(session, "mallory")
@@ -171,7 +171,7 @@ def test_gates_are_shut(everything: Flask) -> None:
 
 
 def test_the_headers() -> None:
-    """What browsers are told of every reply that is not a page."""
+    """The security headers of every reply that is not a page."""
     assert HEADERS == {
         "Cache-Control": "no-store",
         "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
@@ -181,7 +181,7 @@ def test_the_headers() -> None:
 
 
 def test_every_reply_is_protected(everything: Flask, photo: str) -> None:
-    """Each route's reply and each failure says that it is not to be kept, guessed at, framed or run."""
+    """The headers of each route and each failure forbid caching, content sniffing, framing and scripts."""
     service, client = everything.extensions[KEY], everything.test_client()
     with Session(service.engine) as session, session.begin():
         token = accounts.current_token(accounts.create(session, "alice", coefficient=1000))
@@ -206,8 +206,8 @@ def test_every_reply_is_protected(everything: Flask, photo: str) -> None:
         reply.close()
 
 
-def test_a_page_may_say_otherwise(app: Flask) -> None:
-    """What a view has set itself stays, and the other headers come beside it."""
+def test_a_view_can_override_a_header(app: Flask) -> None:
+    """A header that a view has set is kept, and the other headers are added."""
     policy = "default-src 'self'"
     app.add_url_rule("/page", view_func=lambda: Response("", headers={"Content-Security-Policy": policy}))
     headers = app.test_client().get("/page").headers
@@ -242,7 +242,7 @@ def received(port: int, sent: str) -> tuple[int, http.client.HTTPMessage, bytes]
 
 
 def test_what_is_not_http_is_answered_in_the_envelope(serve: Serve) -> None:
-    """Gunicorn's own refusals have the envelope, the headers and an id that the log has too; nothing sent is logged."""
+    """Gunicorn's own refusals have the envelope, the headers and an id that is logged; the request itself is not."""
     server = serve(WEB_CONCURRENCY="1")
     for sent, status, kind in NOT_HTTP.values():
         got, headers, body = received(server.port, sent)
@@ -264,7 +264,7 @@ def modes(folder: Path) -> dict[str, str]:
 
 
 def test_files_are_private(tmp_path: Path) -> None:
-    """Whatever the umask, the folder, the secret, the database, its log and the lock are their owner's alone."""
+    """Whatever the umask, only the owner can access the folder, the secret, the database, its log and the lock."""
     folder = tmp_path / "data"
     code = (
         "from augu_api.app import create_app; from augu_api.config import Settings\n"
@@ -279,8 +279,8 @@ def test_files_are_private(tmp_path: Path) -> None:
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
 
 
-def test_a_database_that_is_there_is_hidden(tmp_path: Path) -> None:
-    """Others lose what access they had to the database and its log; what its group may do is as it was set."""
+def test_an_existing_database_is_hidden_from_others(tmp_path: Path) -> None:
+    """Others lose their access to an existing database and its log; the owner's and the group's stay as they were."""
     path = tmp_path / "augu.db"
     path.touch()
     path.chmod(0o664)
@@ -301,7 +301,7 @@ PASSWORD = "swordfish"
 
 
 def outcome(program: str, *command: str, **environ: str) -> tuple[int, str]:
-    """The exit code of a program and all that it printed."""
+    """The exit code of a program and everything it printed."""
     done = subprocess.run(
         [BIN / program, *command],
         env=os.environ | environ,
@@ -340,7 +340,7 @@ SERVED = "both", "a database that does not answer", "a storage of another kind" 
     ("program", "reason"), [("augu-api", reason) for reason in FAILING] + [("gunicorn", reason) for reason in SERVED]
 )
 def test_a_failing_start_shows_no_secret(tmp_path: Path, program: str, reason: str) -> None:
-    """Whatever is wrong with a setting, the server and the command line say so in a line, and show no part of it."""
+    """The server and the command line name a bad setting in one line, and show no part of its value."""
     command = ["--bind", f"127.0.0.1:{free_port()}"] if program == "gunicorn" else ["users", "list"]
     given = {"AUGU_DATA_DIR": str(tmp_path), "WEB_CONCURRENCY": "1"} | FAILING[reason]()
     code, printed = outcome(program, *command, **given)
@@ -352,7 +352,7 @@ def test_a_failing_start_shows_no_secret(tmp_path: Path, program: str, reason: s
 
 
 def test_a_running_server_shows_no_secret(serve: Serve, postgres: str) -> None:
-    """From its start to its stop, through good and bad requests, no secret or token is in what a server prints."""
+    """A server prints no secret or token from start to stop, through good and bad requests."""
     server = serve(
         WEB_CONCURRENCY="1",
         AUGU_ENV="production",
@@ -376,14 +376,14 @@ def test_a_running_server_shows_no_secret(serve: Serve, postgres: str) -> None:
 
 
 def gone(url: str) -> None:
-    """Take the tables away."""
+    """Drop the tables."""
     engine = database.connect(url.replace("postgresql:", "postgresql+psycopg:"))
     database.downgrade(engine, "base")
     engine.dispose()
 
 
 def test_an_error_of_the_storage_shows_no_secret(settings: Settings) -> None:
-    """A scheme that the limits library does not serve is named by its setting alone."""
+    """For a scheme that the limits library does not support, the error names only the setting."""
     engine = database.connect(settings.database_url)
     with pytest.raises(SettingsError, match=r"^AUGU_RATELIMIT_STORAGE: ") as raised:
         Quotas(engine, f"carrier-pigeon://augu:{PASSWORD}@localhost:1", 10)

@@ -36,7 +36,7 @@ def session(engine: Engine) -> Iterator[Session]:
 
 
 def test_create(session: Session) -> None:
-    """A user is kept with the default flags and those given, and found again by name and by id."""
+    """A user is stored with the default and the given flags, and can be found by name and by id."""
     before = time.time() * 1000 - 1
     user = accounts.create(session, "alice", flags=Flag.EXPERIMENTAL)
     accounts.create(session, "bob@example.org", id=2**63 - 1, coefficient=2.5)
@@ -53,7 +53,7 @@ def test_create(session: Session) -> None:
 
 
 def test_made_ids_are_snowflakes(session: Session) -> None:
-    """An id that was not given is new, positive, of 64 bits, and carries the moment it was made as Discord's do."""
+    """A generated id is a new positive 64-bit number that contains its creation time, as Discord's ids do."""
     ids = [accounts.create(session, f"user-{n}").id for n in range(50)]
     assert len(set(ids)) == 50
     for id in ids:
@@ -65,7 +65,7 @@ def test_made_ids_are_snowflakes(session: Session) -> None:
     "name", ["", "12345", "a b", "a" * 65, "alice\n", "a/b", "a\0b", "<b>", "☃"], ids=lambda name: ascii(name[:9])
 )
 def test_bad_name(session: Session, name: str) -> None:
-    """A name is short, printable, without blanks, and cannot be taken for an id."""
+    """A name is short and printable, has no spaces, and cannot be mistaken for an id."""
     with pytest.raises(AccountError, match="A name has 1 to 64"):
         accounts.create(session, name)
 
@@ -79,7 +79,7 @@ def test_bad_id(session: Session, id: int) -> None:
 
 @pytest.mark.parametrize("coefficient", [-0.1, 1_000_001, float("inf"), float("nan")])
 def test_bad_coefficient(session: Session, coefficient: float) -> None:
-    """A coefficient is a number whose cap can be counted; the one before stays."""
+    """A coefficient is a number from 0 to the maximum; a bad one leaves the old one in place."""
     with pytest.raises(AccountError, match="A coefficient is a number"):
         accounts.create(session, "alice", coefficient=coefficient)
     user = accounts.create(session, "bob")
@@ -89,16 +89,16 @@ def test_bad_coefficient(session: Session, coefficient: float) -> None:
 
 
 @pytest.mark.parametrize(("name", "id"), [("alice", 2), ("bob", 1)])
-def test_twice(session: Session, name: str, id: int) -> None:
-    """A name and an id are one user's, and the message says that it is taken."""
+def test_a_name_and_an_id_are_unique(session: Session, name: str, id: int) -> None:
+    """A second user with the same name or id is refused, and the message names it."""
     accounts.create(session, "alice", id=1)
     with pytest.raises(AccountError, match=rf"There is a user {name} or with the id {id} already\."):
         accounts.create(session, name, id=id)
 
 
 @pytest.mark.parametrize("who", ["bob", "2", "", "ALICE", "9" * 19, "9" * 20, "1 ", "' OR 1=1 --", "٣"])
-def test_unknown(session: Session, who: str) -> None:
-    """Whoever is not there is named in an AccountError."""
+def test_an_unknown_user(session: Session, who: str) -> None:
+    """The AccountError names the user that does not exist."""
     accounts.create(session, "alice", id=1)
     with pytest.raises(AccountError) as raised:
         accounts.find(session, who)
@@ -107,7 +107,7 @@ def test_unknown(session: Session, who: str) -> None:
 
 @given(st.integers(0, 2**11 - 1).map(Flag), st.sampled_from(list(Flag)))
 def test_may(flags: Flag, flag: Flag) -> None:
-    """A user may what all the asked bits allow."""
+    """A user needs all of the requested flags."""
     user = User(flags=flags)
     assert user.may(flag) == bool(flags & flag)
     assert user.may(flags)
@@ -115,7 +115,7 @@ def test_may(flags: Flag, flag: Flag) -> None:
 
 
 def test_ban(session: Session) -> None:
-    """A ban holds for its time or for good, and unbanning lifts both kinds."""
+    """A ban lasts for its time or permanently, and unbanning lifts both kinds."""
     user, now = accounts.create(session, "alice"), time.time()
     assert not user.is_banned(now)
     accounts.ban(user, 60)
@@ -133,7 +133,7 @@ def test_ban(session: Session) -> None:
 
 
 def test_regenerate(session: Session) -> None:
-    """A new token is the user's only one, even of many made in the same millisecond or after the clock went back."""
+    """Only the newest token is valid, even of several made in one millisecond or after the clock was set back."""
     user = accounts.create(session, "alice")
     user.issued_at += 3_600_000
     made = [accounts.current_token(user)] + [accounts.regenerate(user) for _ in range(20)]
@@ -150,7 +150,7 @@ def regenerate_in(url: str) -> Token:
 
 
 def test_regenerate_at_once(engine: Engine, database_url: str, at_once: AtOnce) -> None:
-    """Of 8 tokens that 8 processes make at once, all differ and the newest alone is valid."""
+    """8 processes at once make 8 different tokens, and only the newest is valid."""
     with Session(engine) as session, session.begin():
         first = accounts.current_token(accounts.create(session, "alice"))
     made = [first, *at_once(regenerate_in, database_url)]
@@ -170,7 +170,7 @@ def create_in(url: str) -> bool:
 
 
 def test_create_at_once(engine: Engine, database_url: str, at_once: AtOnce) -> None:
-    """Of 8 processes that add a user at once, one does."""
+    """Only one of 8 processes that add the same user at once succeeds."""
     assert sorted(at_once(create_in, database_url)) == [False] * 7 + [True]
     with Session(engine) as session:
         assert len(accounts.all_users(session)) == 1
@@ -185,8 +185,8 @@ def test_models_are_migrated(engine: Engine) -> None:
         assert compare_metadata(MigrationContext.configure(connection), Base.metadata) == []
 
 
-def test_up_down_up(database_url: str) -> None:
-    """The tables can be made, taken back and made again, and making them twice leaves what is in them."""
+def test_upgrade_downgrade_upgrade(database_url: str) -> None:
+    """The tables can be created, dropped and created again; a second upgrade keeps their rows."""
     engine = database.connect(database_url)
     assert database.current(engine) is None
     for _ in range(2):
@@ -204,7 +204,7 @@ def test_up_down_up(database_url: str) -> None:
 
 
 def test_a_failed_change_leaves_nothing(engine: Engine) -> None:
-    """What a session changed before it failed is not there."""
+    """A session that fails leaves none of its changes."""
     for _ in range(2):
         with pytest.raises(AccountError), Session(engine) as session, session.begin():
             accounts.set_coefficient(accounts.create(session, "alice"), -1)
@@ -219,7 +219,7 @@ def start_in(folder: Path, url: str) -> str | None:
 
 @pytest.mark.parametrize("round_", range(5))
 def test_start_at_once(tmp_path: Path, database_url: str, at_once: AtOnce, round_: int) -> None:
-    """8 processes that start at once without a database all come up, and make it once."""
+    """8 processes that start at once without a database all start, and create it once."""
     assert at_once(start_in, tmp_path, database_url) == [HEAD] * 8
     engine = database.connect(database_url)
     with engine.connect() as connection:
@@ -229,7 +229,7 @@ def test_start_at_once(tmp_path: Path, database_url: str, at_once: AtOnce, round
 
 
 def test_sqlite_settings(tmp_path: Path) -> None:
-    """SQLite keeps a write-ahead log, so that readers do not wait for a writer, and waits for other writers."""
+    """SQLite uses a write-ahead log, so that readers do not wait for a writer, and waits for other writers."""
     engine = database.connect(f"sqlite:///{tmp_path / 'augu.db'}")
     with database.one_statement(engine).connect() as connection:
         pragmas = [connection.exec_driver_sql(f"PRAGMA {name}").scalar() for name in ("journal_mode", "busy_timeout")]

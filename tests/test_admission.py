@@ -28,13 +28,13 @@ with Admission(0, Path(sys.argv[1])).slot():
 
 
 def alone(admission: Admission) -> bool:
-    """Whether a turn now would have all cores for itself."""
+    """Whether a turn taken now would get all cores."""
     with admission.slot(), admission.turn() as turn:
         return turn.alone
 
 
 def test_slots_are_bounded() -> None:
-    """One request at the detector and those that may wait; a slot that is given back can be taken again."""
+    """There is one slot at the detector and one for each waiting request; a returned slot can be taken again."""
     admission = Admission(2)
     for _ in range(2):
         with ExitStack() as slots:
@@ -59,7 +59,7 @@ def test_a_process_knows_whether_it_is_alone(tmp_path: Path) -> None:
     assert alone(admission)
 
 
-def test_a_process_that_was_alone_sees_others_come(tmp_path: Path) -> None:
+def test_a_process_with_the_exclusive_lock_admits_others(tmp_path: Path) -> None:
     """The exclusive lock keeps no other process out, and a process that fails to get it keeps its shared one."""
     admission, other, third = (Admission(4, tmp_path / "lock") for _ in range(3))
     with other.slot():
@@ -78,7 +78,7 @@ def test_a_process_that_was_alone_sees_others_come(tmp_path: Path) -> None:
 
 
 def test_a_process_that_is_killed_gives_back_its_slots(tmp_path: Path) -> None:
-    """A real one, ended while it holds a slot."""
+    """The slot of a killed process is free again."""
     admission = Admission(0, tmp_path / "lock")
     command = [sys.executable, "-c", OTHER, str(tmp_path / "lock")]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
@@ -91,7 +91,7 @@ def test_a_process_that_is_killed_gives_back_its_slots(tmp_path: Path) -> None:
 
 
 def test_without_a_lock_file_no_process_is_alone(tmp_path: Path) -> None:
-    """Without a file, or in a folder that is not there, admission works all the same."""
+    """Without a lock file, or if its folder is missing, admission still works."""
     assert not alone(Admission(0))
     assert not alone(Admission(0, tmp_path / "missing" / "lock"))
 
@@ -100,10 +100,10 @@ def test_without_a_lock_file_no_process_is_alone(tmp_path: Path) -> None:
     ("path", "form"),
     [(OBJECTS, {"content_type": "image/png"}), ("/v1/vision/detection", {"content_type": "multipart/form-data"})],
 )
-def test_a_lone_request_has_all_cores(
+def test_a_single_request_has_all_cores(
     make_app: MakeApp, settings: Settings, png: bytes, path: str, form: dict[str, str]
 ) -> None:
-    """Of two workers of a server, one detects with all cores while the other has no slot taken, else with its own."""
+    """Of two workers, one detects with all cores if the other has no request, and with its own share otherwise."""
     settings, detector = replace(settings, deepstack=True), FakeDetector()
     app, other = make_app(settings, detector), make_app(settings)
     headers = bearer(add_user_to(app.extensions[KEY]))
@@ -119,8 +119,8 @@ def test_a_lone_request_has_all_cores(
     assert detector.all_cores == [True, False, True]
 
 
-def test_all_cores_find_the_same(settings: Settings) -> None:
-    """The engine has as many threads for a lone photo as there are cores, and finds in it what one thread finds."""
+def test_all_cores_give_the_same_result(settings: Settings) -> None:
+    """The engine uses one thread per core for a single photo, and detects what one thread detects."""
     engine, photo = OnnxEngine(find("bundled", settings), 1), np.asarray(picture("coffee"))
     threads = [session.get_session_options().intra_op_num_threads for session in (engine.session, engine.all_cores)]
     assert threads == [1, CORES]

@@ -211,7 +211,7 @@ UNREACHABLE = [
 
 @pytest.mark.parametrize(("variable", "scheme", "part"), UNREACHABLE)
 def test_unreachable(run: Run, alice: str, variable: str, scheme: str, part: str) -> None:
-    """If PostgreSQL or Redis does not answer, one line says which of them it is."""
+    """If PostgreSQL or Redis does not answer, one line says which one."""
     result = run("users", "show", "alice", **{variable: f"{scheme}://127.0.0.1:{free_port()}"})
     assert_one_line(result, "refused")
     assert f"Error: {part} cannot be used: " in result.stderr
@@ -256,7 +256,7 @@ def test_no_traceback(tmp_path: Path) -> None:
 
 
 def test_weights_list(run: Run) -> None:
-    """The bundled model is there, the published ones can be pulled, and each is listed with its facts."""
+    """`weights list` shows the bundled model and the published ones, each with its facts."""
     rows = json.loads(done(run("weights", "list", "--json")))
     assert {row["name"]: row["downloaded"] for row in rows} == {"bundled": "yes"} | dict.fromkeys(PUBLISHED, "no")
     assert all(0 < row["AP"] < 1 and row["MB"] > 0 for row in rows)
@@ -368,7 +368,7 @@ def test_pull_again(mirror: Mirror, model: Model, ranges: bool) -> None:
 
 
 def test_pull_with_nothing_left(mirror: Mirror, model: Model) -> None:
-    """A download that was interrupted after its last byte is complete: the server answers 416."""
+    """A download interrupted after its last byte is complete, although the server answers 416."""
     model.folder.mkdir()
     (model.folder / "m.pth.part").write_bytes(mirror.content)
     pull(model, mirror.url, lambda *_: None)
@@ -377,12 +377,12 @@ def test_pull_with_nothing_left(mirror: Mirror, model: Model) -> None:
 
 @pytest.mark.parametrize("part", [b"", b"\0" * 1000, Mirror.content + b"more"], ids=["none", "other", "longer"])
 def test_pull_of_something_else(mirror: Mirror, model: Model, part: bytes) -> None:
-    """Bytes with another sha256 are never saved as weights, and the next download starts again."""
+    """Bytes with another sha256 are never saved as weights, and the next download starts from the beginning."""
     model.folder.mkdir()
     (model.folder / "m.pth.part").write_bytes(part)
     if not part:
         mirror.content = mirror.content[::-1]
-    with pytest.raises(ModelUnavailable, match="its sha256 does not begin"):
+    with pytest.raises(ModelUnavailable, match="its sha256 does not start with"):
         pull(model, mirror.url, lambda *_: None)
     assert list(model.folder.iterdir()) == []
     mirror.content = Mirror.content
@@ -403,7 +403,7 @@ def test_pull_command(run: Run, mirror: Mirror, tmp_path: Path) -> None:
     """`weights pull` uses the mirror that is set, and refuses a file that is not the published one."""
     result = run("weights", "pull", "mobilenet_320", AUGU_WEIGHTS_URL=mirror.url)
     assert result.exit_code == 1
-    assert "its sha256 does not begin 907ea3f9." in result.stderr.splitlines()[-1]
+    assert "its sha256 does not start with 907ea3f9." in result.stderr.splitlines()[-1]
     assert list((tmp_path / "data" / "weights").iterdir()) == []
 
 
@@ -420,7 +420,7 @@ def inked(image: Image.Image) -> int:
 
 
 def test_colours() -> None:
-    """A name has the same bright colour in every process, and most names differ."""
+    """A name has the same bright colour in every process, and most names have different colours."""
     names = [f"name {n}" for n in range(80)]
     assert colour_of("person") == (61, 245, 104)
     assert len({colour_of(name) for name in names}) > 60
@@ -445,7 +445,7 @@ def test_best_on_top() -> None:
 
 @given(st.integers(0, 296), st.integers(0, 196))
 def test_labels_stay_inside(x: int, y: int) -> None:
-    """A label is completely visible wherever its box is."""
+    """A label is completely visible, wherever its box is."""
     label = inked(annotate(WHITE, [Detection("fire hydrant", (150, 100, 151, 101), 0.99)]))
     assert inked(annotate(WHITE, [Detection("fire hydrant", (x, y, x + 1, y + 1), 0.99)])) >= 0.98 * label
 

@@ -1,4 +1,4 @@
-"""Real servers together: gunicorn's workers, the databases, Redis, nginx, and the accuracy that a client gets."""
+"""Several real servers: gunicorn's workers, the databases, Redis and nginx; and the accuracy that a client gets."""
 
 import http.client
 import json
@@ -33,7 +33,7 @@ METRICS_TOKEN = "a metrics token of 32 characters"
 
 
 def metric(port: int, name: str) -> float:
-    """The sum of a metric's samples that begin so."""
+    """The sum of the samples whose lines start with this text."""
     shown = call(port, "/metrics", token=METRICS_TOKEN).body.decode()
     return sum(float(value) for value in re.findall(rf"^{re.escape(name)}.* ([0-9.e+]+)$", shown, re.MULTILINE))
 
@@ -67,7 +67,7 @@ def test_the_quota_is_exact(serve: Serve, tmp_path: Path, storage: str, request:
 
 
 def test_a_killed_worker_is_replaced(serve: Serve) -> None:
-    """After the only worker was killed another serves, and what was counted is still there."""
+    """When the only worker is killed, another one takes over, and the counts are still there."""
     server = serve(WEB_CONCURRENCY="1", AUGU_METRICS_TOKEN=METRICS_TOKEN)
     token = add(server)
     assert call(server.port, "/session", token=token).status == 200
@@ -84,7 +84,7 @@ def test_a_killed_worker_is_replaced(serve: Serve) -> None:
 
 
 def test_through_nginx(serve: Serve, nginx: Nginx) -> None:
-    """Through nginx photos are recognised, bad bodies get the envelope, and metrics are for this machine alone."""
+    """Through nginx, photos get objects, bad bodies get the envelope, and metrics are available only locally."""
     server = serve(WEB_CONCURRENCY="1", AUGU_METRICS_TOKEN=METRICS_TOKEN)
     port, token = nginx(server.port), add(server)
     for name, expected in (("astronaut", "person"), ("chelsea", "cat"), ("coffee", "cup")):
@@ -104,13 +104,13 @@ def test_through_nginx(serve: Serve, nginx: Nginx) -> None:
 
 
 def is_protected(reply: Reply) -> bool:
-    """Whether a browser neither keeps a reply nor makes more of it than it is."""
+    """Whether the headers forbid a browser to cache the reply or to guess its type."""
     return (reply.headers["Cache-Control"], reply.headers["X-Content-Type-Options"]) == ("no-store", "nosniff")
 
 
 @pytest.mark.parametrize("path", ["/", OBJECTS, "/metrics"])
-def test_nothing_behind_nginx(nginx: Nginx, path: str) -> None:
-    """While no gunicorn answers, nginx says 503 in the envelope, and when to try again."""
+def test_nginx_without_gunicorn(nginx: Nginx, path: str) -> None:
+    """While no gunicorn answers, nginx sends 503 in the envelope with Retry-After."""
     reply = call(nginx(free_port()), path)
     assert reply.status == 503
     assert reply.headers["Content-Type"] == "application/json"
@@ -121,7 +121,7 @@ def test_nothing_behind_nginx(nginx: Nginx, path: str) -> None:
 
 
 def test_anonymous_callers(nginx: Nginx) -> None:
-    """Callers without a token are held back beyond a burst, in the envelope; callers with a token never are."""
+    """Callers without a token get 429 in the envelope after a burst; callers with a token are not limited by nginx."""
     port = nginx(free_port())  # nothing needs to answer behind it
     replies = [call(port, "/health/live") for _ in range(60)]
     assert [reply.status for reply in replies[:20]] == [503] * 20
@@ -149,7 +149,7 @@ UNREADABLE = {
 
 @pytest.mark.parametrize(("sent", "expected"), UNREADABLE.values(), ids=UNREADABLE)
 def test_unreadable_requests(nginx: Nginx, sent: bytes, expected: dict[str, Any]) -> None:
-    """What nginx refuses by itself gets the envelope as well."""
+    """Requests that nginx itself refuses get the envelope as well."""
     with socket.create_connection(("127.0.0.1", nginx(free_port())), timeout=30) as connection:
         connection.sendall(sent)
         received = b"".join(iter(lambda: connection.recv(65536), b""))
@@ -163,7 +163,7 @@ def test_unreadable_requests(nginx: Nginx, sent: bytes, expected: dict[str, Any]
 
 
 def test_large_photos(serve: Serve) -> None:
-    """A server takes as many pixels as AUGU_MAX_PIXELS says, without a warning; Pillow's own bound is 89 million."""
+    """A server accepts AUGU_MAX_PIXELS pixels without a warning, although Pillow's own limit is 89 million."""
     server = serve(AUGU_MAX_PIXELS="100000000", WEB_CONCURRENCY="1")
     assert Client(server.url, add(server)).objects(black(9_500)).objects == ()
     assert "Warning" not in server.log.read_text()
@@ -189,7 +189,7 @@ def result(coco: COCO, photo: int, name: str, box: tuple[float, float, float, fl
 
 
 def results(coco: COCO, folder: Path, detect: Callable[[int, Image.Image], Results], at_once: int = 1) -> Results:
-    """What is detected in all photos, in as many at once."""
+    """The detections of all photos, with up to `at_once` requests at a time."""
 
     def of(entry: dict[str, Any]) -> Results:
         with Image.open(folder / "images" / entry["file_name"]) as file:
@@ -238,7 +238,7 @@ def test_accuracy_of_the_detector(bundled: Detector, coco: COCO, dev_photos: Pat
 
 
 def test_workers_share_connections_fairly(serve: Serve, tmp_path: Path) -> None:
-    """Of twenty connections opened at once each worker accepts half, so that no core is idle.
+    """Each of two workers accepts half of twenty connections opened at once, so that no core is idle.
 
     Other programs may disturb half of the rounds; in the other half the differences add up to 4 at most.
     """

@@ -25,7 +25,7 @@ def ask(port: int, secret: str, token: Token) -> int:
 
 
 def replace_tokens(port: int, secret: str, url: str) -> tuple[list[Token], list[tuple[int, int]]]:
-    """Replace alice's token 25 times; the tokens, and each time the replies to the new one and to the one before."""
+    """Replace alice's token 25 times; the tokens, and the replies to each new token and to its predecessor."""
     engine = database.connect(url)
     made, replies = [_new_token(engine)], []
     for _ in range(24):
@@ -41,7 +41,7 @@ def _new_token(engine: Engine) -> Token:
 
 
 def ban_and_unban(port: int, secret: str, url: str) -> list[int]:
-    """Ban a user of this process's own and lift the ban, 25 times; the reply after each."""
+    """Ban and unban this process's own user 25 times; the reply after each."""
     engine = database.connect(url)
     name = f"user-{os.getpid()}"
     with Session(engine) as session, session.begin():
@@ -57,10 +57,10 @@ def ban_and_unban(port: int, secret: str, url: str) -> list[int]:
 
 
 def test_accounts_change_under_load(serve: Serve, database_url: str, at_once: AtOnce) -> None:
-    """200 new tokens and 200 bans by 8 processes at once, while they ask: what was committed holds from then on.
+    """8 processes replace 200 tokens and set 200 bans while they send requests: each change holds once committed.
 
-    A replaced token is never good again and of all that were made one is good in the end; nobody passes whose ban was
-    acknowledged; nobody sees an error of the database.
+    A replaced token is never valid again, and exactly one token is valid in the end. No user passes after a ban was
+    committed, and no request gets a database error.
     """
     secret = "s" * 32
     server = serve(WEB_CONCURRENCY="2", DATABASE_URL=database_url, AUGU_SECRET_KEY=secret)

@@ -1,4 +1,4 @@
-"""Each decision of an operator is one environment variable, read once and refused by name."""
+"""The settings: defaults, accepted and refused values, and the secret."""
 
 import os
 import stat
@@ -89,8 +89,8 @@ def test_good(tmp_path: Path, variable: str, text: str, value: object) -> None:
     assert getattr(read(tmp_path, **{variable: text}), VARIABLES[variable]) == value
 
 
-def test_every_setting_is_tried() -> None:
-    """No setting is without a test of its variable."""
+def test_every_setting_has_a_good_value() -> None:
+    """GOOD lists every setting."""
     assert {variable for variable, _, _ in GOOD} | {"AUGU_DATA_DIR"} == set(VARIABLES)
 
 
@@ -157,8 +157,8 @@ def test_bad(tmp_path: Path, variable: str, text: str) -> None:
         assert secret not in str(raised.value)
 
 
-def test_a_secret_is_given_once(tmp_path: Path) -> None:
-    """Two variables that disagree about the secret are refused, and neither value is shown."""
+def test_two_variables_for_the_secret_are_refused(tmp_path: Path) -> None:
+    """AUGU_SECRET_KEY and AUGU_SECRET_KEYS cannot both be set, and the error shows neither value."""
     with pytest.raises(SettingsError, match=r"^AUGU_SECRET_KEYS: .*AUGU_SECRET_KEY") as raised:
         read(tmp_path, AUGU_SECRET_KEY=SECRET, AUGU_SECRET_KEYS=f"{SECRET},{SECRET}")
     assert SECRET not in str(raised.value)
@@ -166,7 +166,7 @@ def test_a_secret_is_given_once(tmp_path: Path) -> None:
 
 @given(st.dictionaries(st.sampled_from(sorted(set(VARIABLES) - {"AUGU_DATA_DIR", "AUGU_ENV"})), st.text(), max_size=3))
 def test_any_values(tmp_path_factory: pytest.TempPathFactory, environ: dict[str, str]) -> None:
-    """Whatever the variables hold, they are read or one of them is named."""
+    """Any values are accepted, or the error names one of the variables."""
     named = next(iter(environ), "")
     try:
         read(tmp_path_factory.getbasetemp(), **environ)
@@ -177,7 +177,7 @@ def test_any_values(tmp_path_factory: pytest.TempPathFactory, environ: dict[str,
 
 @pytest.mark.parametrize("key", [{}, {"AUGU_SECRET_KEY": ""}, {"AUGU_SECRET_KEYS": ""}])
 def test_production_needs_a_secret(tmp_path: Path, key: dict[str, str]) -> None:
-    """In production nothing is made up: without a secret it does not start, and leaves none behind."""
+    """In production no secret is generated: without one, the start is refused and nothing is created."""
     with pytest.raises(SettingsError, match=r"^AUGU_SECRET_KEY: "):
         read(tmp_path / "data", AUGU_ENV="production", **key)
     assert not (tmp_path / "data").exists()
@@ -186,7 +186,7 @@ def test_production_needs_a_secret(tmp_path: Path, key: dict[str, str]) -> None:
 
 
 def test_many_secrets(tmp_path: Path) -> None:
-    """The first of several signs, in production as well, and none is made up beside them."""
+    """The first of several secrets signs, also in production, and no other is generated."""
     settings = read(tmp_path / "data", AUGU_ENV="production", AUGU_SECRET_KEYS=f"{'n' * 32},{SECRET}")
     assert (settings.secret_key, settings.secret_keys) == ("n" * 32, ("n" * 32, SECRET))
     assert not (tmp_path / "data" / "secret_key").exists()
@@ -195,15 +195,15 @@ def test_many_secrets(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("text", ["", "0123"])
 def test_a_damaged_secret(tmp_path: Path, text: str) -> None:
-    """A kept secret that was cut short, by a full disk perhaps, signs nothing: the start is refused."""
+    """A stored secret that was truncated, for example by a full disk, prevents the start."""
     (tmp_path / "secret_key").write_text(text)
     with pytest.raises(SettingsError, match=r"^AUGU_DATA_DIR: .*secret_key must have at least 32 characters"):
         read(tmp_path)
 
 
 @pytest.mark.parametrize(("mode", "after"), [(0o644, 0o640), (0o666, 0o660), (0o600, 0o600), (0o400, 0o400)])
-def test_a_kept_secret_is_hidden(tmp_path: Path, mode: int, after: int) -> None:
-    """Others lose what access they had to the secret; what its owner and group may do is as it was set."""
+def test_a_stored_secret_is_hidden_from_others(tmp_path: Path, mode: int, after: int) -> None:
+    """Others lose their access to the stored secret; the owner's and the group's stay as they were."""
     secret = read(tmp_path).secret_key
     (tmp_path / "secret_key").chmod(mode)
     assert read(tmp_path).secret_key == secret
@@ -211,14 +211,14 @@ def test_a_kept_secret_is_hidden(tmp_path: Path, mode: int, after: int) -> None:
 
 
 def test_the_data_folder_is_private(tmp_path: Path) -> None:
-    """A data folder that the start makes is its owner's alone; one that is there stays as it is."""
+    """A data folder that the start creates is private; the mode of an existing one is not changed."""
     assert stat.S_IMODE(read(tmp_path / "new" / "data").data_dir.stat().st_mode) == 0o700
     tmp_path.chmod(0o755)
     assert stat.S_IMODE(read(tmp_path).data_dir.stat().st_mode) == 0o755
 
 
-def test_kept_secret(tmp_path: Path) -> None:
-    """The secret made in development is long, the owner's alone, and stays the same."""
+def test_a_generated_secret_is_stored(tmp_path: Path) -> None:
+    """The secret generated in development is long and private, and stays the same."""
     secret = read(tmp_path).secret_key
     assert len(bytes.fromhex(secret)) == 32
     assert stat.S_IMODE((tmp_path / "secret_key").stat().st_mode) == 0o600
@@ -233,12 +233,12 @@ def secret_of(folder: Path) -> str:
 
 @pytest.mark.parametrize("round_", range(5))
 def test_one_secret(tmp_path: Path, at_once: AtOnce, round_: int) -> None:
-    """Of 8 processes that start at once on an empty folder, one makes the secret and all use it."""
+    """When 8 processes start at once on an empty folder, one creates the secret and all use it."""
     assert set(at_once(secret_of, tmp_path / "data")) == {(tmp_path / "data" / "secret_key").read_text()}
 
 
 def test_secrets_are_not_shown(tmp_path: Path) -> None:
-    """A Settings that ends up in a log or a traceback shows no secret."""
+    """The repr of Settings, as a log or a traceback would show it, contains no secret."""
     settings = read(tmp_path, AUGU_SECRET_KEYS=SECRET, AUGU_METRICS_TOKEN=SECRET, DATABASE_URL=f"postgres{HOST}")
     for shown in (repr(settings), str(settings), f"{[settings]}"):
         assert SECRET not in shown
@@ -247,7 +247,7 @@ def test_secrets_are_not_shown(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("workers", "threads"), [(1, CORES), (CORES, 1), (10 * CORES, 1)])
 def test_engine_threads(tmp_path: Path, workers: int, threads: int) -> None:
-    """The workers' detectors together use each core once, and each has one thread at least."""
+    """The workers' detectors together use each core once, and each has at least one thread."""
     assert read(tmp_path, WEB_CONCURRENCY=str(workers)).engine_threads == threads
 
 
@@ -262,7 +262,7 @@ EXTRAS = [
     "command", [["augu-api", "users", "list"], ["gunicorn", "--bind", "127.0.0.1:0"]], ids=" ".join
 )
 def test_a_missing_extra(tmp_path: Path, command: list[str], package: str, extra: str, variable: str, url: str) -> None:
-    """A setting whose package is not installed ends the start with one line that says what to install."""
+    """If the package for a setting is not installed, the start ends with one line that says what to install."""
     (tmp_path / f"{package}.py").write_text(f"raise ModuleNotFoundError('No module named {package}')")
     given = {"AUGU_DATA_DIR": str(tmp_path), "WEB_CONCURRENCY": "1", "PYTHONPATH": str(tmp_path), variable: url}
     done = subprocess.run(

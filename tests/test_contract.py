@@ -1,4 +1,4 @@
-"""What a client sees, from end to end but for the detector: bodies, replies, gates and headers as documented."""
+"""The HTTP contract, end to end with a fake detector: bodies, replies, gates and headers as documented."""
 
 import base64
 import json
@@ -199,14 +199,14 @@ def test_a_bad_body_is_400_and_says_why(
 
 
 def test_a_photo_of_5_mb_fits(client: FlaskClient, auth: Headers, detector: FakeDetector) -> None:
-    """5 MB are allowed, as wrapped base64 too."""
+    """A photo of 5 MB is accepted, also as base64 with line breaks."""
     largest = base64.encodebytes(PNG + bytes(MAX_BYTES - len(PNG))).replace(b"\n", b"\r\n")
     assert client.post(OBJECTS, data=largest, headers=auth).status_code == 200
     assert detector.seen
 
 
 def test_too_many_pixels_are_400(make_app: MakeApp, settings: Settings, detector: FakeDetector) -> None:
-    """The bound on pixels is a setting, and the details name it."""
+    """The limit on pixels is a setting, and the details name it."""
     app = make_app(replace(settings, max_pixels=255), detector)
     headers = bearer(add_user_to(app.extensions[KEY]))
     response = app.test_client().post(OBJECTS, data=B64, headers=headers)
@@ -215,7 +215,7 @@ def test_too_many_pixels_are_400(make_app: MakeApp, settings: Settings, detector
 
 @given(st.binary(max_size=300), st.sampled_from([*ANY_TYPE, "image/png"]))
 def test_arbitrary_bodies_are_400(bench: "Bench", body: bytes, content_type: str | None) -> None:
-    """Bytes that are no photo are 400 and nothing else, whatever their content type."""
+    """Bytes that are not a photo get 400, whatever their content type."""
     response = bench.client.post(OBJECTS, data=body, content_type=content_type, headers=bench.headers)
     assert list(reasons(response)) == ["data"]
 
@@ -230,7 +230,7 @@ REPLY = (
 
 
 def test_the_reply_is_as_documented(client: FlaskClient, auth: Headers, photo: str) -> None:
-    """Byte for byte: the order of the properties, two decimals, no blanks; only the time differs."""
+    """The reply is exact to the byte: order of properties, two decimals, no spaces; only the time differs."""
     response = client.post(OBJECTS, data=photo, headers=auth)
     assert re.sub(r'"took":\d+', '"took":0', response.text) == REPLY
     assert response.content_type == "application/json"
@@ -262,7 +262,7 @@ AS_JSON, AS_PNG = "application/json", "image/png"
 def test_the_caller_chooses_json_or_a_picture(
     client: FlaskClient, auth: Headers, photo: str, accept: str | None, expected: str | None
 ) -> None:
-    """`Accept` decides, quality first; neither is a 406 in the envelope, and caches are told what decided."""
+    """`Accept` selects JSON or a picture by quality; anything else gets 406 in the envelope. Replies have `Vary`."""
     response = client.post(OBJECTS, data=photo, headers=auth | ({} if accept is None else {"Accept": accept}))
     if expected is None:
         says(response, 406, "Not Acceptable", "This endpoint returns application/json or image/png only.")
@@ -272,7 +272,7 @@ def test_the_caller_chooses_json_or_a_picture(
 
 
 def test_the_picture_is_the_photo_with_its_boxes(client: FlaskClient, auth: Headers, detector: FakeDetector) -> None:
-    """Of the photo's size; the wanted boxes are drawn where the JSON says they are, and nothing else changes."""
+    """The picture has the photo's size; the requested boxes are drawn where the JSON says, and nothing else changes."""
     detector.found = [Detection("cat", (60, 50, 180, 140), 0.9), Detection("dog", (10, 10, 30, 30), 0.4)]
     body = png_of(Image.new("RGB", (200, 160), "white"))
     headers = auth | {"Accept": AS_PNG}
@@ -288,7 +288,7 @@ def test_the_picture_is_the_photo_with_its_boxes(client: FlaskClient, auth: Head
 
 
 def test_an_error_is_never_a_picture(client: FlaskClient, auth: Headers) -> None:
-    """A failure comes in the envelope, whatever the caller would rather have."""
+    """A failure comes in the envelope, whatever `Accept` says."""
     response = client.post(OBJECTS, data="?", headers=auth | {"Accept": AS_PNG})
     assert reasons(response)
 
@@ -332,7 +332,7 @@ def scenes(draw: st.DrawFn) -> tuple[int, int, list[Detection]]:
 def test_boxes_stay_inside_the_image(
     bench: Bench, scene: tuple[int, int, list[Detection]], min_score: int, limit: int
 ) -> None:
-    """Rounding to two decimals keeps a box in the image and its sides above 0, and its edges right to a cent.
+    """Rounding to two decimals keeps a box in the image and its sides above 0, and moves edges by at most 0.005.
 
     What rounds to no area is left out; the rest comes best score first, down to `min_score` and up to `limit`.
     """
@@ -362,7 +362,7 @@ def test_boxes_stay_inside_the_image(
 
 
 def test_took_leaves_out_the_waiting(client: FlaskClient, service: Service, auth: Headers, photo: str) -> None:
-    """`took` is a whole number of milliseconds, and the time spent in line is not among them."""
+    """`took` is a whole number of milliseconds and does not include the time spent waiting."""
     with ThreadPoolExecutor() as pool:
         with service.admission.turn():
             reply = pool.submit(client.post, OBJECTS, data=photo, headers=auth)
@@ -396,7 +396,7 @@ def test_took_leaves_out_the_waiting(client: FlaskClient, service: Service, auth
 def test_query_parameters_choose_objects(
     client: FlaskClient, auth: Headers, photo: str, query: str, expected: list[str]
 ) -> None:
-    """`min_score` is a lower bound, `limit` counts what is left, `names` categories; the defaults are 50 and 100."""
+    """`min_score` (50), `limit` (100) and `names` select the objects that are returned."""
     response = client.post(f"{OBJECTS}?{query}", data=photo, headers=auth)
     assert [item["name"] for item in json.loads(response.data)["data"]["objects"]] == expected
 
@@ -435,14 +435,14 @@ FLAGS_MESSAGE = (
 
 
 class BrokenDetector(FakeDetector):
-    """Fails in a way that nobody foresaw."""
+    """Fails with an unexpected error."""
 
     def detect(self, photo: NDArray[np.uint8], *, all_cores: bool = False) -> list[Detection]:
         raise RuntimeError("a secret of the machine room")
 
 
 def test_401_is_as_documented(client: FlaskClient) -> None:
-    """Without a token, the envelope and WWW-Authenticate; and no quota, since nobody is known."""
+    """Without a token, the reply has the envelope and WWW-Authenticate, and no quota because there is no user."""
     response = client.post(OBJECTS)
     says(response, 401, "Unauthorized", "You are not authorized.")
     assert response.headers["WWW-Authenticate"] == "Bearer"
@@ -465,7 +465,7 @@ def test_403_is_as_documented(
 )
 @pytest.mark.parametrize("method", ["GET", "POST", "DELETE"])
 def test_404_is_in_the_envelope(client: FlaskClient, path: str, method: str) -> None:
-    """What is not there is 404, and no path is redirected."""
+    """An unknown path gets 404, and no path is redirected."""
     says(client.open(path, method=method), 404, "Not Found", "There is nothing here.")
 
 
@@ -477,7 +477,7 @@ REFUSED_METHODS = [(path, method) for path, allowed in ALLOWED.items() for metho
 
 @pytest.mark.parametrize(("path", "method"), REFUSED_METHODS)
 def test_405_is_in_the_envelope(client: FlaskClient, path: str, method: str) -> None:
-    """Any other method, OPTIONS among them, is 405 and told which are allowed."""
+    """Any other method, including OPTIONS, gets 405 with the allowed methods."""
     response = client.open(path, method=method)
     assert {allowed.strip() for allowed in response.headers["Allow"].split(",")} == ALLOWED[path]
     if method == "HEAD":
@@ -497,7 +497,7 @@ def test_head_is_get_without_a_body(client: FlaskClient, auth: Headers, path: st
 def test_500_is_in_the_envelope(
     make_app: MakeApp, settings: Settings, photo: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """An unexpected error is told to the log and not to the client, and the line goes on."""
+    """An unexpected error is logged and not shown to the client, and its slot is free again."""
     app = make_app(settings, BrokenDetector())
     service, client = app.extensions[KEY], app.test_client()
     headers = bearer(add_user_to(service))
@@ -526,7 +526,7 @@ def test_without_a_detector_it_is_503(make_app: MakeApp, settings: Settings, pho
 def test_without_its_tables_it_is_503(
     service: Service, client: FlaskClient, auth: Headers, photo: str, table: str
 ) -> None:
-    """A database that does not do its part is 503, whether it knows the user or counts the request."""
+    """If the users or the counts cannot be read, the reply is 503."""
     with service.engine.begin() as connection:
         connection.execute(text(f"DROP TABLE {table}"))
     response = client.post(OBJECTS, data=photo, headers=auth)
@@ -564,7 +564,7 @@ GATES = {
 def test_the_first_gate_that_fails_answers(
     client: FlaskClient, add_user: AddUser, flags: Flag | None, options: dict[str, Any], status: int, message: str
 ) -> None:
-    """Token, ban, rate limit, flags, body: who fails several sees the first, and no body is read before the last."""
+    """Gates run in the order token, ban, rate limit, flags, body; the first that fails answers."""
     headers = BAD_TOKEN if flags is None else bearer(add_user("alice", flags, **options))
     body = Untouched(b"not a photo")
     response = client.post(f"{OBJECTS}?limit=0", input_stream=body, content_length=11, headers=headers)
@@ -573,8 +573,8 @@ def test_the_first_gate_that_fails_answers(
     assert not body.touched
 
 
-def test_the_body_is_the_last_gate(client: FlaskClient, auth: Headers) -> None:
-    """Query parameters are looked at before the body, and a body is read once all else is well."""
+def test_the_body_is_read_last(client: FlaskClient, auth: Headers) -> None:
+    """Query parameters are checked before the body, which is read only if everything else is valid."""
     body = Untouched(b"not a photo")
     options: dict[str, Any] = {"input_stream": body, "content_length": 11, "headers": auth}
     assert list(reasons(client.post(f"{OBJECTS}?limit=0", **options))) == ["limit"]
@@ -635,14 +635,14 @@ def test_the_quota_is_in_the_headers(client: FlaskClient, add_user: AddUser, pho
 
 
 def test_a_user_does_not_spend_anothers_quota(client: FlaskClient, add_user: AddUser) -> None:
-    """The window belongs to the user."""
+    """Each user has a quota of their own."""
     alice, bob = bearer(add_user("alice", coefficient=1 / 60)), bearer(add_user("bob", coefficient=1 / 60))
     assert [client.get(SESSION, headers=who).status_code for who in (alice, alice, bob, bob)] == [200, 429, 200, 429]
 
 
 @pytest.mark.parametrize("minutes", [1, 10])
 def test_50_refusals_ban(make_app: MakeApp, settings: Settings, detector: FakeDetector, minutes: int) -> None:
-    """The 50th 429 is the last: then it is 403 for the configured minutes on every endpoint, and for nobody else."""
+    """After the 50th 429 this user, and no other, gets 403 on every endpoint for the configured minutes."""
     app = make_app(replace(settings, ban_minutes=minutes), detector)
     service, client = app.extensions[KEY], app.test_client()
     alice, bob = bearer(add_user_to(service, coefficient=0)), bearer(add_user_to(service, "bob"))
@@ -656,8 +656,8 @@ def test_50_refusals_ban(make_app: MakeApp, settings: Settings, detector: FakeDe
     assert client.get(SESSION, headers=bob).status_code == 200
 
 
-def test_a_ban_is_over_when_the_wait_is(client: FlaskClient, service: Service, add_user: AddUser) -> None:
-    """A caller that waits as long as it is told finds the ban over: seconds are rounded up."""
+def test_a_ban_ends_by_retry_after(client: FlaskClient, service: Service, add_user: AddUser) -> None:
+    """Retry-After is rounded up, so that the ban has ended when the caller tries again."""
     headers, ends = bearer(add_user("alice")), time.time() + 600.5
     with Session(service.engine) as session, session.begin():
         accounts.find(session, "alice").banned_until = ends
@@ -667,8 +667,8 @@ def test_a_ban_is_over_when_the_wait_is(client: FlaskClient, service: Service, a
 
 
 @pytest.mark.parametrize(("method", "path"), [("POST", OBJECTS), ("GET", SESSION)])
-def test_the_banned_flag_bans_for_good(client: FlaskClient, add_user: AddUser, method: str, path: str) -> None:
-    """A BANNED user is told so everywhere, without a time to wait, and no request is counted."""
+def test_the_banned_flag_bans_permanently(client: FlaskClient, add_user: AddUser, method: str, path: str) -> None:
+    """A user with the BANNED flag gets 403 everywhere, without a Retry-After, and no request is counted."""
     headers = bearer(add_user("alice", BOTH | Flag.BANNED))
     for _ in range(2):
         response = client.open(path, method=method, headers=headers)
@@ -677,13 +677,13 @@ def test_the_banned_flag_bans_for_good(client: FlaskClient, add_user: AddUser, m
         assert not set(WAIT) & set(response.headers.keys())
 
 
-# --- the line
+# --- the queue
 
 
-def test_a_full_line_is_503_at_once_and_not_counted(
+def test_a_full_queue_is_503_at_once_and_not_counted(
     client: FlaskClient, service: Service, detector: FakeDetector, add_user: AddUser, photo: str
 ) -> None:
-    """Who finds no place is told to come again; the request costs nothing and its body is not read."""
+    """Without a free slot the reply is 503 with Retry-After; the request is not counted and its body not read."""
     headers, body = bearer(add_user()), Untouched(photo.encode())
     with full(service):
         for _ in range(2):
@@ -703,7 +703,7 @@ def test_a_full_line_is_503_at_once_and_not_counted(
     ("flags", "options", "body", "status"),
     [(BOTH, {}, "x", 400), (Flag(0), {}, "x", 403), (BOTH, {"coefficient": 0}, "x", 429)],
 )
-def test_a_refused_request_leaves_its_place(
+def test_a_refused_request_gives_back_its_slot(
     client: FlaskClient,
     service: Service,
     add_user: AddUser,
@@ -712,7 +712,7 @@ def test_a_refused_request_leaves_its_place(
     body: str,
     status: int,
 ) -> None:
-    """However many requests are refused, the line is as long as before."""
+    """However many requests are refused, no slot stays occupied."""
     headers = bearer(add_user("alice", flags, **options))
     statuses = [client.post(OBJECTS, data=body, headers=headers).status_code for _ in range(service.settings.queue + 2)]
     assert statuses == [status] * (service.settings.queue + 2)
@@ -739,7 +739,7 @@ def test_the_session_is_the_callers_account(client: FlaskClient, add_user: AddUs
     ],
 )
 def test_open_routes_need_no_token(client: FlaskClient, path: str, data: str) -> None:
-    """The categories and the health are for everybody, in the envelope, and show no quota."""
+    """The categories and the health checks need no token, use the envelope and show no quota."""
     for headers in ({}, BAD_TOKEN):
         response = client.get(path, headers=headers)
         assert response.text == f'{{"statusCode":200,"error":null,"message":"Request fulfilled.","data":{data}}}'
@@ -751,10 +751,10 @@ EVERY_STATUS = [("GET", "/health/live"), ("POST", OBJECTS), ("GET", "/nothing"),
 
 @pytest.mark.parametrize("id", ["a", "A-1.b_2", "a.B-3_" * 10, "f" * 64])
 @pytest.mark.parametrize(("method", "path"), EVERY_STATUS)
-def test_a_sane_request_id_is_kept(
+def test_a_valid_request_id_is_kept(
     client: FlaskClient, caplog: pytest.LogCaptureFixture, method: str, path: str, id: str
 ) -> None:
-    """Every reply has the caller's own id, and so has its line in the log."""
+    """The reply and its log line have the caller's own request id."""
     caplog.set_level(logging.INFO, "augu_api.requests")
     response = client.open(path, method=method, headers={"X-Request-Id": id})
     assert response.headers.getlist("X-Request-Id") == [id]
@@ -772,14 +772,14 @@ def test_any_other_request_id_is_replaced(client: FlaskClient, given: str | None
     assert all(re.fullmatch("[0-9a-f]{32}", id) for id in ids)
 
 
-# --- what is kept of a photo
+# --- privacy of photos
 
 
 @pytest.mark.parametrize("form", ["bytes", "multipart", "text"])
-def test_no_part_of_a_photo_is_kept(
+def test_a_photo_is_neither_stored_nor_logged(
     client: FlaskClient, auth: Headers, detector: FakeDetector, caplog: pytest.LogCaptureFixture, form: str
 ) -> None:
-    """A photo larger than what servers keep in memory by default goes to no file and to no log."""
+    """A photo that many servers would write to a temporary file is written to no file and no log."""
     caplog.set_level(logging.DEBUG)
     large = png_of(Image.frombytes("RGB", (700, 700), os.urandom(700 * 700 * 3)))
     forms = {
@@ -815,7 +815,7 @@ def test_the_log_says_what_is_unavailable(
     method: str,
     path: str,
 ) -> None:
-    """A 503 says in the log what failed and why; the client is not told."""
+    """The log says what caused a 503 and why; the reply does not."""
     if broken == "redis":
         pytest.importorskip("redis")
         settings = replace(settings, ratelimit_storage=f"redis://127.0.0.1:{free_port()}")

@@ -1,4 +1,4 @@
-"""DeepStack's protocol: what its clients send and read, the formats of their photos, and what cannot harm."""
+"""DeepStack's protocol: its clients, the formats of their photos, and hostile requests."""
 
 import json
 import logging
@@ -95,7 +95,7 @@ def server(serve: Serve) -> Server:
 
 
 def ours(server: Server, token: str, png: bytes, min_score: float) -> tuple[Item, ...]:
-    """What our own endpoint finds."""
+    """What our own endpoint detects."""
     return Client(server.url, token).objects(png, min_score=min_score).objects
 
 
@@ -110,7 +110,7 @@ def same(prediction: dict[str, Any], item: Item) -> None:
 
 
 def test_a_client_finds_what_our_endpoint_finds(server: Server) -> None:
-    """DeepStack's Python client gets the same objects, scores and boxes for the same photos; a wrong key it is told."""
+    """DeepStack's Python client gets the same objects, scores and boxes, and an error for a wrong key."""
     token = add(server)
     client = DeepstackObject("127.0.0.1", server.port, token, min_confidence=0.45)
     found = []
@@ -151,7 +151,7 @@ REPLY = (
 
 
 def test_the_reply_is_as_documented(send: Send) -> None:
-    """Byte for byte: best first, whole pixels around the box, only what is as sure as 0.4; with what is left."""
+    """The reply is exact to the byte: best first, boxes in whole pixels, scores from 0.4, and the remaining quota."""
     response = send()
     assert response.text == REPLY
     assert response.content_type == "application/json"
@@ -159,7 +159,7 @@ def test_the_reply_is_as_documented(send: Send) -> None:
 
 
 def test_boxes_are_whole_pixels_within_the_image(send: Send, detector: FakeDetector) -> None:
-    """However thin a box is, its sides are whole, in the image, and not the same."""
+    """Even a thin box has whole sides within the image and an area above 0."""
     boxes = [(0.0, 0.0, 8.0, 8.0), (7.6, 7.6, 7.7, 8.0), (0.0, 3.99, 0.02, 4.01), (1.0, 2.0, 3.0, 4.0)]
     detector.found = [Detection("cat", box, 0.9) for box in boxes]
     names = ("x_min", "y_min", "x_max", "y_max")
@@ -186,7 +186,7 @@ def test_boxes_are_whole_pixels_within_the_image(send: Send, detector: FakeDetec
 def test_min_confidence_is_a_lower_bound(
     send: Send, detector: FakeDetector, min_confidence: str | None, scores: list[float]
 ) -> None:
-    """From 0 to 1, inclusive, 0.4 if it is not given."""
+    """`min_confidence` is from 0 to 1, inclusive, with a default of 0.4."""
     detector.found = [Detection("cat", (0, 0, 8, 8), score) for score in (0.9, 0.4, 0.07)]
     response = send(**({} if min_confidence is None else {"min_confidence": min_confidence}))
     assert [prediction["confidence"] for prediction in json.loads(response.data)["predictions"]] == scores
@@ -211,7 +211,7 @@ def test_min_confidence_is_a_lower_bound(
 def test_the_token_comes_in_the_header_or_in_the_form(
     client: FlaskClient, token: str, authorization: str | None, api_key: str | None, status: int
 ) -> None:
-    """The Authorization header decides if it bears a token, the field `api_key` otherwise."""
+    """The token is taken from the Authorization header if it has one, else from the field `api_key`."""
     headers = {} if authorization is None else {"Authorization": authorization.format(token)}
     form: dict[str, Any] = {} if api_key is None else {"api_key": api_key.format(token)}
     response = client.post(DETECTION, data=form | {"image": (BytesIO(JPEG), "a.jpg")}, headers=headers)
@@ -229,7 +229,7 @@ def test_it_is_off_by_default(make_app: MakeApp, settings: Settings, detector: F
 
 
 def test_a_missing_flag_is_403(client: FlaskClient, add_user: AddUser) -> None:
-    """Both flags of our own endpoint are needed."""
+    """A user needs the same two flags as for our own endpoint."""
     for flag in (Flag.IMAGES_OBJECTS, Flag.EXPERIMENTAL):
         headers = {"Authorization": add_user(f"only-{flag.name}", flag)}
         response = client.post(DETECTION, headers=headers)
@@ -242,7 +242,7 @@ def test_a_missing_flag_is_403(client: FlaskClient, add_user: AddUser) -> None:
 
 
 def test_an_exhausted_quota_is_429(client: FlaskClient, add_user: AddUser) -> None:
-    """One quota for both endpoints, and the client is told how long to wait."""
+    """Both endpoints share one quota, and a 429 has Retry-After."""
     headers = {"Authorization": add_user(coefficient=1 / 60)}
     assert client.post(OBJECTS, data=PNG, content_type="image/png", headers=headers).status_code == 200
     response = client.post(DETECTION, headers=headers)
@@ -253,8 +253,8 @@ def test_an_exhausted_quota_is_429(client: FlaskClient, add_user: AddUser) -> No
     assert response.headers["X-Ratelimit-Remaining"] == "0"
 
 
-def test_a_full_line_is_503(send: Send, service: Service) -> None:
-    """A request that finds the detector's line full is told when to come again, and is not counted."""
+def test_a_full_queue_is_503(send: Send, service: Service) -> None:
+    """Without a free slot the reply is 503 with Retry-After, and the request is not counted."""
     with full(service):
         response = send()
     fails(response, 503, "Too many requests are waiting. Please try again later.")
@@ -263,7 +263,7 @@ def test_a_full_line_is_503(send: Send, service: Service) -> None:
 
 
 def test_it_is_measured(send: Send, caplog: pytest.LogCaptureFixture) -> None:
-    """Its objects are counted, and its requests have their line in the log, with the user and the route."""
+    """Its objects are counted in the metrics, and each request has a log line with the user and the route."""
     caplog.set_level(logging.INFO, "augu_api.requests")
     before = REGISTRY.get_sample_value("augu_objects_total", {"name": "cat"}) or 0
     send()
@@ -293,13 +293,13 @@ def scans_of(jpeg: bytes) -> tuple[bytes, list[bytes]]:
 
 
 def repeated(image: Image.Image, count: int) -> bytes:
-    """A progressive JPEG of so many scans: its last one, which adds nothing more, comes again and again."""
+    """A progressive JPEG with this many scans: the last one is repeated, and changes nothing."""
     head, scans = scans_of(file_of(image, "JPEG", progressive=True, subsampling=0))
     return head + b"".join(scans) + scans[-1] * (count - len(scans)) + b"\xff\xd9"
 
 
 def canvas(width: int, height: int) -> bytes:
-    """An animated WebP that claims such sides and has one small frame."""
+    """An animated WebP that claims this size and has one small frame."""
     sides = (width - 1).to_bytes(3, "little") + (height - 1).to_bytes(3, "little")
     frame = bytes(6) + b"\7\0\0\7\0\0" + bytes(4) + file_of(NAVY, "WEBP", lossless=True)[12:]
     chunks = {b"VP8X": b"\2\0\0\0" + sides, b"ANIM": bytes(6), b"ANMF": frame}
@@ -358,14 +358,14 @@ def test_a_bad_form_is_400_and_says_why(
 
 
 def test_not_a_number_is_refused(send: Send) -> None:
-    """No confidence is compared with one that compares with nothing."""
+    """NaN is not accepted as `min_confidence`."""
     for text in ("nan", "inf", "-inf"):
         assert send(min_confidence=text).status_code == 400
 
 
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP"])
 def test_the_bound_on_pixels_is_inclusive(format: str) -> None:
-    """A photo may have as many pixels as are allowed, and not one more."""
+    """A photo may have exactly the allowed number of pixels, and not one more."""
     image = file_of(Image.new("RGB", (8, 7)), format)
     assert decode_upright(image, 56).shape == (7, 8, 3)
     with pytest.raises(ImageRejected, match="More than 55 pixels: 8 x 7"):
@@ -373,7 +373,7 @@ def test_the_bound_on_pixels_is_inclusive(format: str) -> None:
 
 
 def test_a_trusted_file_may_be_of_any_format_and_length() -> None:
-    """On the command line, where a photo is a person's own, all that Pillow knows is accepted."""
+    """The command line, which trusts its photos, accepts every format that Pillow knows."""
     for image in (file_of(NAVY, "GIF"), file_of(NAVY, "TIFF"), JPEG + bytes(MAX_BYTES)):
         with pytest.raises(ImageRejected):
             decode_upright(image, 64)
@@ -394,7 +394,7 @@ WHOLE = {
 
 @pytest.mark.parametrize("whole", WHOLE.values(), ids=WHOLE)
 def test_a_truncated_file_is_never_shown_in_part(whole: bytes) -> None:
-    """Cut anywhere, a file is refused, or has all its pixels when nothing but its end mark is gone."""
+    """A truncated file is refused, or has all its pixels if only its end marker is missing."""
     pixels = decode_upright(whole, 1000).tobytes()
     for length in range(len(whole) - 2):
         with pytest.raises(ImageRejected):
@@ -406,11 +406,11 @@ def test_a_truncated_file_is_never_shown_in_part(whole: bytes) -> None:
             continue
 
 
-# --- what is seen
+# --- formats and orientation
 
 
 class Finder(FakeDetector):
-    """Finds what is bright."""
+    """Detects the bright part of a photo."""
 
     def detect(self, photo: NDArray[np.uint8], *, all_cores: bool = False) -> list[Detection]:
         """The box around all bright pixels."""
@@ -440,7 +440,7 @@ STORED = {  # EXIF 2.32, table 6: where the stored row 0 and column 0 are seen
 def test_boxes_are_those_of_the_upright_photo(
     make_app: MakeApp, settings: Settings, token: str, orientation: int, format: str
 ) -> None:
-    """However the camera was held, a box is where a person sees it."""
+    """Boxes refer to the upright photo, for each EXIF orientation."""
     exif = Image.Exif()
     exif[ORIENTATION] = orientation
     stored = Image.fromarray(np.ascontiguousarray(STORED[orientation]))
@@ -452,7 +452,7 @@ def test_boxes_are_those_of_the_upright_photo(
 
 
 def test_a_broken_tag_does_not_matter() -> None:
-    """A photo is turned even if its EXIF has a tag of the wrong kind beside the orientation."""
+    """A photo is rotated by its EXIF orientation even if another tag has the wrong type."""
     tags = struct.pack("<HHII", 0x010F, 11, 1, 0) + struct.pack("<HHIHH", ORIENTATION, 3, 1, 6, 0)
     exif = b"Exif\0\0II*\0" + struct.pack("<IH", 8, 2) + tags + bytes(4)
     assert decode_upright(file_of(Image.new("RGB", (8, 4)), "JPEG", exif=exif), 100).shape == (8, 4, 3)
@@ -488,17 +488,17 @@ SEEN = {
 def test_every_format_is_seen_in_its_colours(
     send: Send, detector: FakeDetector, image: bytes, colour: tuple[int, int, int]
 ) -> None:
-    """The detector sees RGB, over white where it is transparent, and the first image of several."""
+    """The detector gets RGB, with transparency over white, and the first image of several."""
     assert send(image).status_code == 200
     [seen] = detector.seen
     assert seen.shape == (16, 16, 3)
     assert np.abs(seen.astype(int) - colour).max() <= 8
 
 
-def test_no_part_of_a_photo_is_kept(
+def test_a_photo_is_neither_stored_nor_logged(
     client: FlaskClient, token: str, detector: FakeDetector, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A photo larger than what servers keep in memory by default goes to no file and to no log."""
+    """A photo that many servers would write to a temporary file is written to no file and no log."""
     caplog.set_level(logging.DEBUG)
     large = file_of(Image.frombytes("RGB", (700, 700), os.urandom(700 * 700 * 3)), "JPEG", quality=100)
     assert len(large) > 900_000
@@ -512,7 +512,7 @@ def test_no_part_of_a_photo_is_kept(
     assert repr(large[1000:1020])[2:-1] not in caplog.text
 
 
-# --- what cannot harm
+# --- hostile requests
 
 LARGE = Image.new("RGB", (5000, 5000), (90, 120, 30))
 MB = 2**20
@@ -526,13 +526,13 @@ def form(body: bytes, name: str = "image") -> bytes:
 
 
 def tags(count: int) -> bytes:
-    """EXIF of many tags that are all of its length."""
+    """EXIF with many tags, each of which claims the whole length."""
     entries = b"".join(struct.pack("<HHII", tag, 7, MB, 0) for tag in range(1, count + 1))
     return b"II*\0" + struct.pack("<IH", 8, count) + entries + bytes(MB)
 
 
 def photos() -> Iterator[tuple[str, bytes, int]]:
-    """Files that take long where they are taken as they are."""
+    """Files that take long to decode without precautions."""
     head, rest = JPEG[:2], JPEG[2:]
     yield "a JPEG of many passes", repeated(LARGE, MAX_SCANS), 200
     yield "a JPEG of more passes", repeated(LARGE, 20 * MAX_SCANS), 400
@@ -553,7 +553,7 @@ def photos() -> Iterator[tuple[str, bytes, int]]:
 
 
 def cases(token: str) -> dict[str, Case]:
-    """All of that, and forms from a caller whom nobody knows."""
+    """These photos, malformed forms, and forms without a valid token."""
     known: dict[str, str | bytes] = {"Authorization": f"Bearer {token}"}
     part = b'--b\r\nContent-Disposition: form-data; name="a"%b\r\n\r\nb\r\n'
     anonymous = {
@@ -583,7 +583,7 @@ def request(body: bytes, headers: dict[str, Any] | None = None) -> bytes:
 
 
 def test_hostile_forms_are_answered_soon(server: Server) -> None:
-    """Each in under two seconds, in DeepStack's shape, and the worker lives on with a quiet log."""
+    """Each is answered within two seconds in DeepStack's shape, and the worker survives without logging an error."""
     token = add(server, coefficient=1000)
     assert ask(server.port, Case(request(form(JPEG), {"Authorization": f"Bearer {token}"}), 200))[0] == 200
     (worker,) = server.workers

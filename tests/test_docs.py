@@ -1,4 +1,4 @@
-"""The page at `/docs`, as Chromium shows it: what openapi.json says, to read and to try."""
+"""The page at `/docs` in Chromium: it shows openapi.json, and requests can be tried."""
 
 import json
 import re
@@ -35,7 +35,7 @@ def token(server: Server) -> str:
 
 @pytest.fixture
 def context(browser: Browser, server: Server, request: pytest.FixtureRequest) -> Iterator[BrowserContext]:
-    """A browser that nobody used before; what breaks the page's policy or asks somebody else fails the test."""
+    """A fresh browser context; a violation of the page's policy or a request to another server fails the test."""
     wrong: list[str] = []
     context = browser.new_context(**getattr(request, "param", {}))
     context.set_default_timeout(30_000)
@@ -71,8 +71,8 @@ LOOKS = [{"color_scheme": scheme, "viewport": screen} for scheme in ("light", "d
 
 
 @pytest.mark.parametrize("context", LOOKS, indirect=True, ids=["light", "light phone", "dark", "dark phone"])
-def test_everybody_can_read_it(page: Page) -> None:
-    """Axe finds nothing wrong, all parts opened and a reply shown, and a phone need not scroll sideways."""
+def test_accessibility(page: Page) -> None:
+    """Axe finds no violation with everything expanded and a reply shown, and a phone need not scroll sideways."""
     send(form_of(page, "GET /session"))
     page.evaluate("for (const part of document.querySelectorAll('details')) part.open = true")
     found = Axe().run(page)
@@ -81,7 +81,7 @@ def test_everybody_can_read_it(page: Page) -> None:
 
 
 def test_it_is_small(context: BrowserContext, server: Server) -> None:
-    """The page and its files are sent as they are in less than 100 KB."""
+    """The page and its files are less than 100 KB in total, uncompressed."""
     page, sizes = context.new_page(), []
     page.on("requestfinished", lambda request: sizes.append(request.sizes()["responseBodySize"]))
     page.goto(f"{server.url}/docs", wait_until="networkidle")
@@ -90,8 +90,8 @@ def test_it_is_small(context: BrowserContext, server: Server) -> None:
 
 
 @pytest.mark.parametrize("context", [{"java_script_enabled": False}], indirect=True, ids=["no script"])
-def test_it_is_read_without_a_script(page: Page, server: Server) -> None:
-    """Every operation, parameter, body, status, header and example of openapi.json is there, and each flag."""
+def test_it_is_complete_without_scripts(page: Page, server: Server) -> None:
+    """The page has every operation, parameter, body, status, header and example of openapi.json, and each flag."""
     document = json.loads(page.request.get(f"{server.url}/openapi.json").text())
     for path, operations in document["paths"].items():
         for method, operation in operations.items():
@@ -127,8 +127,8 @@ def test_a_link_leads_to_an_operation(page: Page, server: Server) -> None:
     assert title.get_attribute("href") == "#images.objects"
 
 
-def test_it_is_tried_by_keyboard(page: Page, token: str) -> None:
-    """Tab and Enter are enough: the example is sent, and status, time, body and headers are shown and announced."""
+def test_a_request_is_sent_by_keyboard(page: Page, token: str) -> None:
+    """Tab and Enter send the example; its status, time, body and headers are shown and announced."""
     page.get_by_label("Token", exact=True).focus()
     page.keyboard.type(token)
     form = form_of(page, f"POST {OBJECTS}")
@@ -149,7 +149,7 @@ def test_it_is_tried_by_keyboard(page: Page, token: str) -> None:
 @pytest.mark.parametrize(
     "kind", ["text/plain", "application/json", "application/x-www-form-urlencoded", "multipart/form-data"]
 )
-def test_each_form_of_the_body_is_tried(page: Page, token: str, kind: str) -> None:
+def test_each_form_of_the_body_is_sent(page: Page, token: str, kind: str) -> None:
     """The chosen form is the one that is sent."""
     page.get_by_label("Token", exact=True).fill(token)
     form = form_of(page, f"POST {OBJECTS}")
@@ -162,7 +162,7 @@ def test_each_form_of_the_body_is_tried(page: Page, token: str, kind: str) -> No
 
 
 @pytest.mark.parametrize("kind", ["image/png", "multipart/form-data"])
-def test_a_photo_of_ones_own_is_tried(page: Page, token: str, kind: str) -> None:
+def test_a_chosen_file_is_sent(page: Page, token: str, kind: str) -> None:
     """A chosen file is sent in place of the example, and the drawn reply is shown."""
     page.get_by_label("Token", exact=True).fill(token)
     form = form_of(page, f"POST {OBJECTS}")
@@ -178,8 +178,8 @@ def test_a_photo_of_ones_own_is_tried(page: Page, token: str, kind: str) -> None
     ]
 
 
-def test_deepstacks_form_is_tried(page: Page, token: str) -> None:
-    """With its file and its fields."""
+def test_deepstacks_form_is_sent(page: Page, token: str) -> None:
+    """The form is sent with its file and its fields."""
     page.get_by_label("Token", exact=True).fill(token)
     form = form_of(page, "POST /v1/vision/detection")
     form.get_by_label("min_confidence").fill("0.8")
@@ -187,14 +187,14 @@ def test_deepstacks_form_is_tried(page: Page, token: str) -> None:
 
 
 def test_a_failure_says_what_to_do(page: Page) -> None:
-    """In words, beside the reply itself."""
+    """A failure is explained in words, in addition to the reply."""
     form = send(form_of(page, "GET /session"))
     expect(form.get_by_role("status")).to_contain_text("401")
     expect(form.get_by_role("alert")).to_contain_text("Enter the whole token")
 
 
-def test_an_argument_is_part_of_the_path(page: Page) -> None:
-    """It is escaped, so that it stays one part."""
+def test_a_path_argument_is_escaped(page: Page) -> None:
+    """An argument is escaped, so that it stays a single part of the path."""
     form = form_of(page, "GET /assets/{name}")
     form.get_by_label("name").fill("../openapi.json?a#b")
     with page.expect_request(lambda request: "/assets/.." in request.url) as sent:
@@ -203,7 +203,7 @@ def test_an_argument_is_part_of_the_path(page: Page) -> None:
 
 
 def test_a_service_that_is_gone(page: Page) -> None:
-    """Is not taken for a reply."""
+    """If the service does not answer, the page says so, and the request can be sent again."""
     page.route("**/session", lambda route: route.abort())
     form = form_of(page, "GET /session")
     form.get_by_role("button", name="Send").click()
@@ -212,7 +212,7 @@ def test_a_service_that_is_gone(page: Page) -> None:
 
 
 def test_a_reply_is_not_markup(page: Page) -> None:
-    """Whatever comes back, as JSON, as HTML or in a header, is shown as text."""
+    """Markup in a reply, whether in JSON, HTML or a header, is shown as text."""
 
     def reply(route: Route) -> None:
         body = json.dumps({"error": MARKUP, "message": MARKUP, "details": {MARKUP: [MARKUP]}})
@@ -228,14 +228,14 @@ def test_a_reply_is_not_markup(page: Page) -> None:
 
 
 def test_the_document_is_not_markup(make_app: MakeApp, settings: Settings) -> None:
-    """A model whose category is markup shows it as text."""
+    """Markup in a model's category is shown as text."""
     text = make_app(settings, FakeDetector(names=(MARKUP,))).test_client().get("/docs").text
     assert "&lt;img src=/x onerror=alert(1)&gt;" in text
     assert "<img" not in text
 
 
 def test_the_policy(client: FlaskClient) -> None:
-    """The page may load its own files and call this service, and nothing else."""
+    """The policy lets the page load its own files and call this service, and nothing else."""
     response = client.get("/docs")
     assert response.headers["Content-Security-Policy"] == POLICY
     assert "unsafe" not in POLICY

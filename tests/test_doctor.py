@@ -120,7 +120,7 @@ def test_while_it_serves(kind: str, request: pytest.FixtureRequest, folder: Path
 
 
 def test_redis(folder: Path, redis: str) -> None:
-    """Nothing is wrong with a Redis that answers."""
+    """A Redis that answers gives no finding."""
     assert worst(storage.counts, settings_of(folder, AUGU_RATELIMIT_STORAGE=redis)).state == "ok"
 
 
@@ -219,7 +219,7 @@ def test_a_locked_database(used: Path) -> None:
 
 
 def test_a_database_in_no_folder(tmp_path: Path) -> None:
-    """A file that the first start could not create is a problem."""
+    """A database file that the first start could not create is a problem."""
     settings = settings_of(tmp_path, DATABASE_URL="sqlite:////dev/null/augu.db")
     assert worst(storage.database, settings).state == "problem"
 
@@ -319,7 +319,7 @@ def test_the_engine_in_reserve(tmp_path: Path, copied: Path) -> None:
 
 
 def test_a_model_that_finds_nothing() -> None:
-    """A model with COCO's categories that finds nothing in the example photo is a problem; another may be right."""
+    """A model with COCO's categories that finds nothing in the example photo is a problem; another model may do so."""
     detector = FakeDetector(found=[Detection("cat", (0, 0, 9, 9), 0.3)], facts={"model": "bundled", "engine": "onnx"})
     assert serving.try_detector(detector).state == "problem"
     detector.facts = {"model": "models/coins", "engine": "onnx"}

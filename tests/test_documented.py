@@ -1,4 +1,4 @@
-"""The examples of openapi.json: each request is accepted as it is, and the service gives each reply."""
+"""The examples of openapi.json: each request is accepted unchanged, and the service gives each reply."""
 
 import json
 import re
@@ -43,7 +43,7 @@ from tests.openapi import Document, as_documented
 
 
 def specified() -> Document:
-    """The document of every route, for the parameters of the tests; no database is needed for it."""
+    """The document of every route, for the tests' parameters; it needs no database."""
     app = Flask(__name__)
     for blueprint in (objects.images, session.session, monitoring.monitoring, pages.docs, deepstack.deepstack):
         app.register_blueprint(blueprint)
@@ -83,7 +83,7 @@ def settings(settings: Settings) -> Settings:
 
 @pytest.fixture
 def detector() -> FakeDetector:
-    """Finds what the examples say; that the bundled model does so too is tested below."""
+    """Returns the objects of the examples; that the bundled model finds them too is tested below."""
     ready, names = success_of("monitoring.ready")["data"], success_of("images.names")["data"]["names"]
     return FakeDetector([Detection("stop sign", (5.91, 6.05, 41.97, 38.2), 0.8649)], tuple(names), ready)
 
@@ -115,7 +115,7 @@ def form_of(client: FlaskClient, kind: str, example: Document) -> Document:
 
 
 def alike(response: TestResponse, example: Document) -> bool:
-    """The reply is the example, byte by byte but for seconds and milliseconds, and without blanks."""
+    """The reply equals the example byte for byte, apart from seconds, milliseconds and white space."""
     expected = minified(example["value"])
     return bool(VARIES.sub("0", response.text) == VARIES.sub("0", expected))
 
@@ -136,7 +136,7 @@ def test_requests(
 
 
 def test_every_body_has_an_example(document: Document) -> None:
-    """Each form of each request, and each reply but the drawn picture, which /docs shows when it is tried."""
+    """Each form of each request and each reply has an example, except the drawn picture, which /docs can request."""
     operations = [op for ops in document["paths"].values() for op in ops.values()]
     bodies = [op["requestBody"]["content"] for op in operations if "requestBody" in op]
     bodies += [reply["content"] for op in operations for reply in op["responses"].values()]
@@ -185,7 +185,7 @@ class Provoked:
 
 @pytest.fixture
 def provoked(make_app: MakeApp, settings: Settings, detector: FakeDetector, document: Document, name: str) -> Provoked:
-    """The application as an example needs it: what is unavailable lacks its detector and its users."""
+    """The application that an example needs: for 503 it has no detector and no table of users."""
     settings = replace(settings, metrics_token="") if name == "metrics" else settings
     return Provoked(make_app(settings, None if name == "unavailable" else detector), document)
 
@@ -222,7 +222,7 @@ def test_metrics(client: FlaskClient, auth: dict[str, str]) -> None:
 
 
 def test_the_bundled_model_gives_the_example(make_app: MakeApp, settings: Settings, bundled: Detector) -> None:
-    """What the document says is in its photo is what the bundled model finds there."""
+    """The bundled model finds in the example photo the objects of the example reply."""
     app = make_app(settings, bundled)
     client, headers = app.test_client(), bearer(add_user_to(app.extensions[KEY]))
     [found] = client.post(OBJECTS, data=SIGN, headers=headers).get_json()["data"]["objects"]

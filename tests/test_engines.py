@@ -68,8 +68,8 @@ def test_both_engines_find_the_same(engines: tuple[Engine, Engine], name: str, s
 
 
 @pytest.mark.parametrize(("photo", "name"), [("astronaut", "person"), ("chelsea", "cat"), ("coffee", "cup")])
-def test_large_photos_are_shrunk_and_understood(engines: tuple[Engine, Engine], photo: str, name: str) -> None:
-    """A photo of many megapixels gives the same best object as the small one, at its own scale."""
+def test_large_photos_are_shrunk(engines: tuple[Engine, Engine], photo: str, name: str) -> None:
+    """A large photo gives the same best object as the small one, with its box in the large photo's pixels."""
     small = PHOTOS[photo]
     large = small.resize((small.width * 6, small.height * 6))
     for engine in engines:
@@ -119,7 +119,7 @@ def test_an_export_that_does_not_fit_is_not_used(
 
 
 def test_an_altered_export_would_load(model: Model) -> None:
-    """It is the noted hash alone that an altered export is known by; a folder that notes none is served as before."""
+    """An altered export is detected only by the hash in model.json; without a hash it is loaded."""
     alter(model)
     assert OnnxEngine(replace(model, export_sha256=""), 1).predict(np.zeros((64, 64, 3), np.uint8)).scores.size == 0
     with pytest.raises(ModelUnavailable, match=r"model\.onnx is damaged, its sha256 is not [0-9a-f]{64}"):
@@ -127,8 +127,8 @@ def test_an_altered_export_would_load(model: Model) -> None:
 
 
 @pytest.mark.parametrize("name", ["bundled", "mobilenet"])
-def test_a_new_export_is_noted(settings: Settings, model: Model, tmp_path: Path, name: str) -> None:
-    """Its hash is kept beside the other facts, which stay, or, of a published model, in a file of its own."""
+def test_the_hash_of_a_new_export_is_saved(settings: Settings, model: Model, tmp_path: Path, name: str) -> None:
+    """The hash is added to the facts of the model, or saved in a separate file for a published model."""
     if name == "mobilenet":
         model = replace(find(name, settings), folder=settings.weights_dir)
         model.folder.mkdir()
@@ -139,8 +139,8 @@ def test_a_new_export_is_noted(settings: Settings, model: Model, tmp_path: Path,
     assert not list(model.folder.glob("*.part"))
 
 
-def test_what_is_noted_of_a_published_export_is_whole(settings: Settings) -> None:
-    """A broken note is named."""
+def test_a_broken_file_of_a_published_export_is_refused(settings: Settings) -> None:
+    """The error names the broken file."""
     model = find("mobilenet", settings)
     model.folder.mkdir()
     model.facts.write_text("{")
@@ -150,7 +150,7 @@ def test_what_is_noted_of_a_published_export_is_whole(settings: Settings) -> Non
 
 @pytest.mark.parametrize("engine", ["auto", "torchvision"])
 def test_damaged_weights_are_refused(model: Model, engine: str) -> None:
-    """Weights that are not what their facts say are never loaded; the message names the file."""
+    """Weights with another hash than their facts say are never loaded; the message names the file."""
     model.export.unlink()
     model.weights.write_bytes(model.weights.read_bytes()[:-1])
     with pytest.raises(ModelUnavailable, match=r"model\.pth is damaged"):
@@ -161,7 +161,7 @@ def test_damaged_weights_are_refused(model: Model, engine: str) -> None:
 
 
 def test_weights_of_another_architecture_are_refused(model: Model) -> None:
-    """Intact weights that do not fit are an error that says so."""
+    """Intact weights of another architecture are refused with an error that says so."""
     with pytest.raises(ModelUnavailable, match="does not fit"):
         build(replace(model, architecture="fasterrcnn_mobilenet_v3_large_320_fpn"))
 
@@ -175,8 +175,8 @@ def test_a_folder_without_facts_is_refused(tmp_path: Path, text: str | None) -> 
         load(settings_for(tmp_path, "auto"))
 
 
-def test_a_pair_that_does_not_fit_is_explained(tmp_path: Path) -> None:
-    """With a torchvision made for another torch, the message says what to install, without a traceback."""
+def test_an_incompatible_torchvision_is_explained(tmp_path: Path) -> None:
+    """If torchvision was built for another torch, the message says what to install, without a traceback."""
     (tmp_path / "torchvision").mkdir()
     (tmp_path / "torchvision" / "__init__.py").write_text(
         "raise RuntimeError('operator torchvision::nms does not exist')"
@@ -189,15 +189,15 @@ def test_a_pair_that_does_not_fit_is_explained(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_an_export_can_be_made_anew(model: Model) -> None:
-    """The command's export is as good as the bundled one: it is checked on photos before it is kept."""
+def test_the_bundled_model_can_be_exported(model: Model) -> None:
+    """An export of the bundled model is checked on photos before it is kept, and can be served."""
     model.export.unlink()
     assert export(model, PHOTOS.values()) == model.export
     assert load(settings_for(model.folder, "onnx")).facts["sha256"] == model.sha256
 
 
-def test_the_command_mends_a_damaged_export(model: Model, tmp_path: Path) -> None:
-    """After `augu-api weights export` of a model whose export was altered, the new one is noted and served."""
+def test_the_command_replaces_a_damaged_export(model: Model, tmp_path: Path) -> None:
+    """`augu-api weights export` replaces an altered export and saves the new hash, and the new export is served."""
     alter(model)
     photo = tmp_path / "photo.png"
     PHOTOS["coffee"].save(photo)
@@ -207,8 +207,8 @@ def test_the_command_mends_a_damaged_export(model: Model, tmp_path: Path) -> Non
     assert load(settings_for(model.folder, "onnx")).facts["engine"] == "onnx"
 
 
-def test_an_export_that_finds_something_else_is_not_kept(model: Model) -> None:
-    """A graph made from other numbers is refused, naming the photo."""
+def test_an_export_with_other_detections_is_not_kept(model: Model) -> None:
+    """A graph of other weights is refused, and the error names the photo."""
     module = build(model)
     graph = trace(module, model.sha256)
     with torch.no_grad():
@@ -218,7 +218,7 @@ def test_an_export_that_finds_something_else_is_not_kept(model: Model) -> None:
 
 
 def published(name: str, folder: Path) -> Model:
-    """A model of torchvision with random weights, and heads bold enough to find something."""
+    """A model of torchvision with random weights, scaled so that its heads detect something."""
     architecture = PUBLISHED[name]["architecture"]
     torch.manual_seed(0)
     module = getattr(torchvision.models.detection, architecture)(weights=None, weights_backbone=None)
@@ -234,7 +234,7 @@ def published(name: str, folder: Path) -> Model:
 
 
 def test_published_models_are_exported_as_well(tmp_path: Path) -> None:
-    """A model of torchvision's own, with its pyramid and its proposals from several levels, gives an equal export."""
+    """The export of a torchvision model with a feature pyramid detects the same as the module."""
     model = published("mobilenet_320", tmp_path)
     photos = [PHOTOS["coffee"], PHOTOS["chelsea"].resize((300, 500))]
     export(model, photos)
@@ -254,7 +254,7 @@ def test_idle_threads_sleep_soon(model: Model) -> None:
 
 
 def test_resnet50_is_built_as_it_was_published(tmp_path: Path) -> None:
-    """Its batch norms have no epsilon, as torchvision sets them when it loads the published file."""
+    """Its batch norms have an epsilon of 0, as torchvision sets it when it loads the published file."""
     layers = [x for x in build(published("resnet50", tmp_path)).modules() if isinstance(x, nn.BatchNorm2d)]
     assert {layer.eps for layer in layers} == {0.0}
 
@@ -268,7 +268,7 @@ def test_predictions_are_what_the_export_returns(engines: tuple[Engine, Engine])
 
 
 class FixedEngine(Engine):
-    """Finds a dog where a cat is, and another cat far away."""
+    """Detects a cat and a dog in the same place, and another cat far away."""
 
     engine = "none"
     raw = 0.8, 0.7, 0.6
@@ -300,13 +300,13 @@ SHARED = {
 def test_names_of_a_box_share_its_score(
     boxes: list[list[float]], labels: list[int], scores: list[float], expected: list[float]
 ) -> None:
-    """What is surely one thing leaves to another name in nearly the same box only the rest of 1."""
+    """The scores of different names for nearly the same box add up to at most 1."""
     shared = _share_scores(boxes_of(*boxes), np.array(labels, np.int64), np.array(scores))
     assert shared.tolist() == pytest.approx(expected)
 
 
-def test_scores_are_calibrated_before_they_are_share_scores(settings: Settings) -> None:
-    """The calibration's lines say what a score is worth; then names share a box, and the best comes first."""
+def test_scores_are_calibrated_before_they_are_shared(settings: Settings) -> None:
+    """Scores are calibrated, then shared among the names of a box, then sorted, best first."""
     model = replace(find("bundled", settings), names=["background", "cat", "dog"])
     photo = np.zeros((200, 200, 3), np.uint8)
     as_found = FixedEngine(replace(model, calibration=[])).detect(photo)
@@ -316,8 +316,8 @@ def test_scores_are_calibrated_before_they_are_share_scores(settings: Settings) 
 
 
 @pytest.mark.parametrize("engine", ["onnx", "torchvision"])
-def test_a_model_says_how_its_scores_are_calibrated(model: Model, engine: str) -> None:
-    """With a calibration in model.json both engines give what its lines make of the scores without one."""
+def test_the_calibration_in_model_json_is_used(model: Model, engine: str) -> None:
+    """Both engines map their raw scores by the calibration in model.json."""
     points, coffee, found = [[0, 0], [0.5, 0.25], [1, 1]], np.asarray(PHOTOS["coffee"]), {}
     path = model.folder / "model.json"
     facts = json.loads(path.read_text())
@@ -332,8 +332,8 @@ def test_a_model_says_how_its_scores_are_calibrated(model: Model, engine: str) -
     assert found["with"][0] == pytest.approx(float(np.interp(found["without"][0], *np.array(points).T)))
 
 
-def test_torch_has_as_many_threads(settings: Settings) -> None:
-    """The module itself is run by all cores as well, if no other request needs them."""
+def test_torch_uses_all_cores_for_a_single_request(settings: Settings) -> None:
+    """The torchvision engine also uses all cores if no other request needs them."""
     engine, photo = TorchvisionEngine(find("bundled", settings), 1), np.zeros((64, 64, 3), np.uint8)
     for all_cores, threads in ((True, CORES), (False, 1)):
         engine.detect(photo, all_cores=all_cores)

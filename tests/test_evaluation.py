@@ -25,7 +25,7 @@ SIDE = 200
 
 
 def annotation(category: int, box: Box, photo: int = 0, **facts: object) -> dict[str, object]:
-    """What COCO's format must say of a box."""
+    """A box as an annotation in COCO's format."""
     x1, y1, x2, y2 = box
     return {"image_id": photo, "category_id": category, "bbox": [x1, y1, x2 - x1, y2 - y1]} | facts
 
@@ -34,7 +34,7 @@ BOXES = [annotation(3, box) for box in CATS] + [annotation(9, box, 1) for box in
 
 
 def write_set(folder: Path, boxes: list[dict[str, object]], photos: int = 2) -> Path:
-    """Grey photos, of which each is a little lighter than the one before, and these boxes."""
+    """Write grey photos, each a little lighter than the one before, and these boxes."""
     folder.mkdir(exist_ok=True)
     images = []
     for number in range(photos):
@@ -53,7 +53,7 @@ def evaluation_of(folder: Path, detect: Detect, boxes: list[dict[str, object]] =
 
 
 def finding(*found: list[Detection]) -> Detect:
-    """A detector that finds this in the first photos, which it tells apart by their grey, and nothing in others."""
+    """A detector that finds this in the first photos, which it recognises by their grey, and nothing in others."""
     return lambda photo: dict(enumerate(found)).get(photo[0, 0, 0], [])
 
 
@@ -86,7 +86,7 @@ def test_nothing_found(tmp_path: Path) -> None:
 
 
 def test_some_found(tmp_path: Path) -> None:
-    """One category found and the other not: the AP is their mean, and the best category comes first."""
+    """If only one of two categories is found, the AP is their mean, and the better category comes first."""
     evaluation = evaluation_of(tmp_path, finding(detections("dog", DOGS), detections("dog", DOGS)))
     assert evaluation.summary["AP"] == pytest.approx(0.25)  # of two boxes with equal scores the first is wrong
     assert [(row["name"], row["AP"]) for row in evaluation.by_category()] == [("dog", pytest.approx(0.5)), ("cat", 0)]
@@ -108,7 +108,7 @@ def test_other_names_are_left_out(tmp_path: Path) -> None:
 
 
 def test_crowds_are_neither_right_nor_wrong(tmp_path: Path) -> None:
-    """A box in a crowd does not count, and a crowd is not missed."""
+    """A detection inside a crowd does not count, and a crowd that is not found is not a miss."""
     boxes = [*BOXES, annotation(3, (110, 110, 200, 200), iscrowd=1)]
     crowded = detections("cat", [(110, 110, 150, 150), (140, 140, 200, 200)], 0.95)
     for detect in (ALL, finding([*crowded, *detections("cat", CATS)], detections("dog", DOGS))):
@@ -120,7 +120,7 @@ def test_crowds_are_neither_right_nor_wrong(tmp_path: Path) -> None:
 
 
 def test_only_the_photos_that_are_run_count(tmp_path: Path) -> None:
-    """A part of the photos can be measured; what lies in the others is not counted."""
+    """Some of the photos can be measured; objects in the others are not counted."""
     evaluation = Evaluation(tmp_path, write_set(tmp_path, BOXES))
     evaluation.run(ALL, evaluation.photos()[:1])
     assert evaluation.summary["AP"] == ONE
@@ -128,7 +128,7 @@ def test_only_the_photos_that_are_run_count(tmp_path: Path) -> None:
 
 
 def test_photos_are_given_in_rgb(tmp_path: Path) -> None:
-    """A detector gets every photo in RGB, of whatever kind its file is."""
+    """A detector gets every photo in RGB, whatever its file's mode is."""
     path = write_set(tmp_path, BOXES)
     Image.new("LA", (SIDE, SIDE)).save(tmp_path / "0.png")
     seen = []
@@ -169,23 +169,23 @@ def calibrated(folder: Path, parts: dict[float, float]) -> Callable[[float], flo
     return lambda score: float(np.interp(score, scores, chances))
 
 
-def test_a_score_becomes_how_often_it_is_right(tmp_path: Path) -> None:
-    """Scores of 0.8 that are right half of the time are worth 0.5; between them a line is drawn."""
+def test_a_calibrated_score_is_the_precision(tmp_path: Path) -> None:
+    """A score of 0.8 that is right half of the time becomes 0.5; scores in between are interpolated."""
     assert calibrated(tmp_path, {0.8: 0.5})(0.8) == pytest.approx(0.5)
     worth = calibrated(tmp_path, {0.2: 0.1, 0.6: 0.2, 0.9: 0.7})
     assert [worth(score) for score in (0.2, 0.6, 0.9)] == pytest.approx([0.1, 0.2, 0.7])
     assert worth(0.4) == pytest.approx(0.15)
 
 
-def test_a_calibration_never_falls(tmp_path: Path) -> None:
-    """Where a higher score is right less often, both are worth their mean, so that no order changes."""
+def test_a_calibration_is_monotonic(tmp_path: Path) -> None:
+    """If a higher score is right less often than a lower one, both get their mean, so that the order is kept."""
     worth = calibrated(tmp_path, {0.3: 0.6, 0.7: 0.4, 0.9: 0.8})
     assert worth(0.5) == pytest.approx(0.5)
     assert worth(0.9) == pytest.approx(0.8)
 
 
-def test_what_each_tenth_of_the_score_is_worth(tmp_path: Path) -> None:
-    """The bins count boxes, their mean score and how many are right; empty ones are left out."""
+def test_the_bins_of_the_calibration(tmp_path: Path) -> None:
+    """Each bin has its number of boxes, their mean score and precision; empty bins are left out."""
     boxes = grid(4)
     found = [Detection("cat", half_right(box, at < 3), 0.92 + 0.02 * at) for at, box in enumerate(boxes)]
     found.append(Detection("cat", (150, 150, 190, 190), 0.05))
@@ -196,8 +196,8 @@ def test_what_each_tenth_of_the_score_is_worth(tmp_path: Path) -> None:
     ]
 
 
-def test_what_the_api_would_return(tmp_path: Path) -> None:
-    """Precision and recall are those of boxes with a score of 0.5 and more, the error that of all scores."""
+def test_precision_and_recall_at_the_default_score(tmp_path: Path) -> None:
+    """Precision and recall are of boxes with a score of at least 0.5; the calibration error is of all boxes."""
     found = [
         *detections("cat", CATS[:1], 0.8),
         *detections("cat", [half_right(CATS[0], False), (0, 0, 9, 9)], 0.5),  # near the cat, and nowhere
@@ -262,7 +262,7 @@ def run(tmp_path: Path) -> Callable[..., Result]:
 
 @pytest.fixture
 def pets(tmp_path: Path) -> Path:
-    """A cat and an astronaut, with their boxes; dogs there are none."""
+    """Photos of a cat and an astronaut with their boxes, and a category without boxes, dogs."""
     folder = tmp_path / "pets"
     folder.mkdir()
     photos = {"chelsea": (1, (80, 0, 400, 300)), "astronaut": (2, (10, 10, 400, 512))}
@@ -324,14 +324,14 @@ WRONG = {
 
 
 def test_a_set_without_photos(tmp_path: Path) -> None:
-    """What cannot be measured is refused."""
+    """A set without photos is refused."""
     with pytest.raises(ModelUnavailable, match="names no photos"):
         Evaluation(tmp_path, write_set(tmp_path, [], 0))
 
 
 @pytest.mark.parametrize("content", WRONG.values(), ids=WRONG)
 def test_a_file_of_another_format(tmp_path: Path, content: str) -> None:
-    """What is not in COCO's format is refused, naming the file."""
+    """A file that is not in COCO's format is refused, and the error names it."""
     path = tmp_path / "boxes.json"
     path.write_text(content)
     with pytest.raises(ModelUnavailable, match=r"boxes\.json is not a file in COCO's format"):
