@@ -569,10 +569,10 @@ def cases(token: str) -> dict[str, Case]:
         "no boundary": (b"--c\r\n" * MB, 400),
     }
     found = {f"photo {name}": Case(request(form(image), known), status) for name, image, status in photos()}
-    found |= {f"nobody's {name}": Case(request(body), status) for name, (body, status) in anonymous.items()}
+    found |= {f"{name} without a token": Case(request(body), status) for name, (body, status) in anonymous.items()}
     urlencoded = {"Content-Type": "application/x-www-form-urlencoded"}
     fields = b"a=b&" * (2 * MB - 200) + b"api_key=" + token.encode()
-    found["nobody's fields"] = Case(request(fields, urlencoded), 401)
+    found["fields without a token"] = Case(request(fields, urlencoded), 401)
     found["fields"] = Case(request(fields, known | urlencoded), 400)
     return found
 

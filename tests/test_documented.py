@@ -115,7 +115,7 @@ def form_of(client: FlaskClient, kind: str, example: Document) -> Document:
 
 
 def alike(response: TestResponse, example: Document) -> bool:
-    """The reply equals the example byte for byte, apart from seconds, milliseconds and white space."""
+    """The reply is the minified example, byte for byte apart from seconds and milliseconds."""
     expected = minified(example["value"])
     return bool(VARIES.sub("0", response.text) == VARIES.sub("0", expected))
 
@@ -185,7 +185,7 @@ class Provoked:
 
 @pytest.fixture
 def provoked(make_app: MakeApp, settings: Settings, detector: FakeDetector, document: Document, name: str) -> Provoked:
-    """The application that an example needs: for 503 it has no detector and no table of users."""
+    """The application that an example needs: for 503 it has no detector."""
     settings = replace(settings, metrics_token="") if name == "metrics" else settings
     return Provoked(make_app(settings, None if name == "unavailable" else detector), document)
 

@@ -1,4 +1,4 @@
-"""The code for programs in README.md, and the examples that it names, each run against a real gunicorn."""
+"""The code in README.md and in examples/, run against a real gunicorn."""
 
 import asyncio
 import json
@@ -92,7 +92,7 @@ CAT = http(
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=[program for program, _ in SCRIPTS])
 def test_a_script_that_waits(script: tuple[str, str]) -> None:
-    """A script that is told to retry after a second does so, with the same photo and token."""
+    """A script that gets a Retry-After of one second retries with the same photo and token."""
     with canned(BUSY, CAT) as server:
         done = run(Client(server.url, TOKEN), *script, str(STREET))
     assert done.returncode == 0

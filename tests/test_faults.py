@@ -1,4 +1,4 @@
-"""What holds while something breaks: a worker, a database, a disk, a file. Real servers throughout."""
+"""Faults of real servers: a killed worker, a stopped database, a wrong clock, a full disk, a damaged file."""
 
 import http.client
 import json
@@ -33,7 +33,7 @@ Outcome = int | type[Exception]
 
 @contextmanager
 def load(server: Server, token: str, clients: int = 4) -> Iterator[list[Outcome]]:
-    """Clients that ask for their session without a pause, on a new connection each time; what came of each request."""
+    """Clients that request /session in a loop, each time on a new connection; yields the outcome of each request."""
     outcomes: list[Outcome] = []
     over = threading.Event()
 
@@ -55,7 +55,7 @@ def load(server: Server, token: str, clients: int = 4) -> Iterator[list[Outcome]
 
 
 def reply_of(connection: http.client.HTTPConnection) -> dict[str, Any]:
-    """What a request is answered with, which is 200."""
+    """The JSON of a reply, whose status must be 200."""
     response = connection.getresponse()
     assert response.status == 200
     body: dict[str, Any] = json.load(response)
@@ -64,7 +64,7 @@ def reply_of(connection: http.client.HTTPConnection) -> dict[str, Any]:
 
 
 def is_unavailable(reply: Reply) -> bool:
-    """Whether the reply is 503 in the envelope and says when to come again."""
+    """Whether the reply is 503 in the envelope with Retry-After."""
     return (
         (reply.status, reply.headers["Retry-After"]) == (503, "1")
         and list(reply.json) == ["statusCode", "error", "message"]
@@ -76,7 +76,7 @@ def is_unavailable(reply: Reply) -> bool:
 
 
 def test_a_worker_is_killed_under_load(serve: Serve, tmp_path: Path) -> None:
-    """The others go on, a new one comes up, and the count is exact: only what nobody answered may or may not count."""
+    """The others continue, a new one starts, and counts are exact except for requests that got no reply."""
     server = serve(WEB_CONCURRENCY="2", TMPDIR=str(tmp_path))
     wait_for_all(server, tmp_path, 2)
     cap, clients = 300, 4
@@ -98,9 +98,9 @@ def test_a_worker_is_killed_under_load(serve: Serve, tmp_path: Path) -> None:
 
 
 def test_a_stop_under_load(serve: Serve) -> None:
-    """Accepted requests are answered, later ones refused at once, and the server ends in time without an error.
+    """Accepted requests are answered, later ones are refused at once, and the server exits in time without an error.
 
-    No client gets half of a reply.
+    No reply is cut off.
     """
     server = serve(WEB_CONCURRENCY="1")
     token, body = add(server, coefficient=1000), photo("astronaut")
@@ -127,14 +127,14 @@ def test_a_stop_under_load(serve: Serve) -> None:
 
 @pytest.fixture
 def own_postgres() -> Iterator[Postgres]:
-    """A PostgreSQL of the test's own."""
+    """A PostgreSQL for this test only."""
     server = Postgres.made()
     yield server
     server.remove()
 
 
 def survives(server: Server, stop: Callable[[], None], start: Callable[[], None]) -> None:
-    """While it is gone no request passes and the service is alive but not ready; when it is back all is well."""
+    """While a storage is stopped no request passes and the service is live but not ready; then it recovers."""
     token, workers, body = add(server), server.workers, photo("coffee")
     assert call(server.port, OBJECTS, body, token).status == 200
     stop()
@@ -150,15 +150,15 @@ def survives(server: Server, stop: Callable[[], None], start: Callable[[], None]
     assert server.workers == workers
 
 
-def test_the_database_is_gone_for_a_while(serve: Serve, own_postgres: Postgres) -> None:
-    """503 in the envelope while PostgreSQL is stopped, and no restart needed afterwards."""
+def test_the_database_is_down_for_a_while(serve: Serve, own_postgres: Postgres) -> None:
+    """While PostgreSQL is stopped the replies are 503 in the envelope; afterwards no restart is needed."""
     server = serve(WEB_CONCURRENCY="1", DATABASE_URL=own_postgres.url)
     survives(server, own_postgres.stop, own_postgres.start)
     assert "Traceback" not in server.log.read_text()
 
 
-def test_a_worker_dies_while_the_database_is_gone(serve: Serve, own_postgres: Postgres, tmp_path: Path) -> None:
-    """Its successors cannot start, others go on; when PostgreSQL is back there is one, and the server is the same."""
+def test_a_worker_dies_while_the_database_is_down(serve: Serve, own_postgres: Postgres, tmp_path: Path) -> None:
+    """The other worker continues and replacements fail; once PostgreSQL is back, one starts in the same server."""
     server = serve(WEB_CONCURRENCY="2", DATABASE_URL=own_postgres.url, TMPDIR=str(tmp_path))
     wait_for_all(server, tmp_path, 2)
     token, [killed, other] = add(server), server.workers
@@ -171,12 +171,12 @@ def test_a_worker_dies_while_the_database_is_gone(serve: Serve, own_postgres: Po
     wait_until(lambda: len(server.workers) == 2)
     assert other in server.workers
     assert server.is_ready()
-    assert "exited with code 1." in server.log.read_text()  # one of another code may end gunicorn
+    assert "exited with code 1." in server.log.read_text()  # with another exit code gunicorn itself may stop
     assert "Traceback" not in server.log.read_text()
 
 
-def test_redis_is_gone_for_a_while(serve: Serve, redis_server: Redis) -> None:
-    """503 while nothing can be counted, never a request without a count, and no restart needed afterwards."""
+def test_redis_is_down_for_a_while(serve: Serve, redis_server: Redis) -> None:
+    """While Redis is stopped every request gets 503, never an uncounted pass; afterwards no restart is needed."""
     server = serve(WEB_CONCURRENCY="1", AUGU_RATELIMIT_STORAGE=redis_server.url)
     survives(server, redis_server.stop, redis_server.start)
     assert "Traceback" not in server.log.read_text()
@@ -194,10 +194,10 @@ time.time = lambda: real() + int(clock.read_text() or 0)
 
 
 def test_the_clock_goes_back(serve: Serve, tmp_path: Path) -> None:
-    """The count goes on, and the window ends within 60 seconds of the clock as it is then."""
+    """If the clock is set back, the count is kept, and the window ends within 60 seconds of the new time."""
     clock = tmp_path / "clock"
     clock.write_text("0")
-    (tmp_path / "sitecustomize.py").write_text(CLOCK)  # what each Python runs first
+    (tmp_path / "sitecustomize.py").write_text(CLOCK)  # every Python process imports it at startup
     server = serve(WEB_CONCURRENCY="2", PYTHONPATH=str(tmp_path), CLOCK=str(clock))
     token = add(server, coefficient=0.5)
 
@@ -217,22 +217,23 @@ def test_the_clock_goes_back(serve: Serve, tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def mute() -> Iterator[int]:
-    """The port of a server that takes connections and never says a word, like a machine that hangs."""
+def silent_port() -> Iterator[int]:
+    """The port of a server that accepts connections and never sends anything, like a machine that hangs."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         yield listener.getsockname()[1]
 
 
-def test_a_mute_database_is_given_up(mute: int) -> None:
-    """Connecting ends by itself after the time that the URL or the default sets."""
-    engine = database.connect(f"postgresql+psycopg://augu@127.0.0.1:{mute}/augu?connect_timeout=2")  # libpq's least
+def test_a_silent_database_times_out(silent_port: int) -> None:
+    """Connecting to a database that does not reply fails after the timeout."""
+    url = f"postgresql+psycopg://augu@127.0.0.1:{silent_port}/augu?connect_timeout=2"  # libpq's minimum
+    engine = database.connect(url)
     with pytest.raises(OperationalError, match="timeout"), engine.connect():
         pass
 
 
-def test_a_mute_redis_is_given_up(mute: int, settings: Settings) -> None:
-    """Counting ends by itself, with the error that becomes 503."""
-    url = f"redis://127.0.0.1:{mute}?socket_timeout=0.2"
+def test_a_silent_redis_times_out(silent_port: int, settings: Settings) -> None:
+    """Counting in a Redis that does not reply fails with a StorageError, which becomes 503."""
+    url = f"redis://127.0.0.1:{silent_port}?socket_timeout=0.2"
     quotas = Quotas(database.connect(settings.database_url), url, 10)
     with pytest.raises(StorageError, match="Timeout"):
         quotas.count(User(id=1, coefficient=1))
@@ -240,7 +241,7 @@ def test_a_mute_redis_is_given_up(mute: int, settings: Settings) -> None:
 
 @pytest.mark.parametrize(("query", "seconds"), [("", "5"), ("?connect_timeout=20", "20")])
 def test_the_url_may_set_the_timeout(query: str, seconds: str) -> None:
-    """Five seconds, unless DATABASE_URL has libpq's own option."""
+    """The timeout is five seconds, unless DATABASE_URL sets libpq's own option."""
     engine = database.connect(f"postgresql+psycopg://augu@127.0.0.1:{free_port()}/augu{query}")
     options = engine.dialect.create_connect_args(engine.url)[1]
     for listener in engine.dialect.dispatch.do_connect:
@@ -250,7 +251,7 @@ def test_the_url_may_set_the_timeout(query: str, seconds: str) -> None:
 
 @pytest.mark.parametrize(("query", "seconds"), [("", 5), ("?socket_timeout=20&socket_connect_timeout=20", 20)])
 def test_the_url_of_redis_may_set_the_timeout(query: str, seconds: int, settings: Settings) -> None:
-    """Five seconds, unless AUGU_RATELIMIT_STORAGE has the client's own options."""
+    """The timeouts are five seconds, unless AUGU_RATELIMIT_STORAGE sets the client's own options."""
     quotas = Quotas(database.connect(settings.database_url), f"redis://127.0.0.1:{free_port()}{query}", 10)
     assert isinstance(quotas.storage, RedisStorage)
     options = quotas.storage.storage.connection_pool.connection_kwargs
@@ -275,7 +276,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def fill(folder: Path) -> Path:
-    """A file that takes all that is left."""
+    """Fill the disk with a file."""
     path = folder / "filling"
     with path.open("wb", buffering=0) as file:
         for size in (65536, 1):
@@ -288,7 +289,7 @@ def fill(folder: Path) -> Path:
 
 
 def test_the_disk_is_full(serve: Serve, small_disk: Path) -> None:
-    """Who cannot be counted gets 503, the command line says why; nothing is damaged, and space is all it needs."""
+    """Requests get 503 and the command line says why; nothing is damaged, and freeing space is enough to recover."""
     data = small_disk / "data"
     server = serve(WEB_CONCURRENCY="1", AUGU_DATA_DIR=str(data))
     token = add(server, coefficient=1000)
@@ -338,7 +339,7 @@ def alter(path: Path) -> None:
     [truncate, alter],
 )
 def test_a_damaged_model_stops_the_start(tmp_path: Path, spoil: Callable[[Path], None]) -> None:
-    """The server ends, and says in a line which file is damaged and what to do."""
+    """The server exits with one line that names the damaged file and the remedy."""
     for name in ("model.json", "model.pth", "model.onnx"):
         shutil.copy(ROOT / "weights" / name, tmp_path)
     spoil(tmp_path / "model.onnx")

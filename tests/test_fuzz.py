@@ -1,6 +1,6 @@
-"""The requests that fuzzing found worth keeping, each of which reaches code that the others do not.
+"""The fuzzing corpus: requests of which each reaches code that the others do not.
 
-`make fuzz` looks for more.
+`make fuzz` searches for more.
 """
 
 from pathlib import Path
@@ -13,11 +13,11 @@ FILES = sorted(SEEDS.iterdir())
 
 
 def test_there_are_seeds() -> None:
-    """There is something to look at."""
+    """The corpus is not empty."""
     assert len(FILES) > 10
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
 def test_a_seed_is_accepted_or_refused(path: Path) -> None:
-    """Each is a photo within the bounds, or is refused with a reason."""
+    """Each seed is a photo within the limits, or is refused with a reason."""
     look_at(application(), path.read_bytes())

@@ -1,4 +1,4 @@
-"""A real gunicorn under hostile and broken requests: each gets its documented reply soon, and no memory is kept."""
+"""A real gunicorn under hostile and broken requests: each gets its documented reply soon, and no memory leaks."""
 
 import json
 from pathlib import Path
@@ -13,15 +13,15 @@ GROWTH = 50 * 2**20
 
 
 def memory(pid: int) -> int:
-    """The bytes of memory that a process holds."""
+    """The resident memory of a process in bytes."""
     status = Path(f"/proc/{pid}/status").read_text()
     return int(status.split("VmRSS:")[1].split()[0]) * 1024
 
 
 def least_memory(port: int, worker: int, cases: dict[str, Case]) -> int:
-    """Ask for everything again; the least memory that the worker held in between.
+    """Send every request again; the least memory that the worker used in between.
 
-    That is what it keeps: the most depends on when its allocator hands freed memory back.
+    That is what it keeps: the most depends on when its allocator returns freed memory to the system.
     """
     held = []
     for case in cases.values():
@@ -36,7 +36,7 @@ def server(serve: Serve) -> Server:
 
 
 def test_hostile_requests_are_answered_and_leave_nothing(server: Server) -> None:
-    """Each is answered in the envelope and in under two seconds; 500 more keep no memory and forge no log line."""
+    """Each is answered in the envelope within two seconds; 500 more leak no memory and forge no log line."""
     good = add(server, "mallory", 1_000_000)
     auth: dict[str, str | bytes] = {"Authorization": f"Bearer {good}"}
     photo = Case(post(PHOTO, auth | {"Content-Type": "image/png"}), 200)

@@ -1,4 +1,4 @@
-"""Two application hosts behind one nginx: network namespaces on a bridge that nothing else can reach."""
+"""Two application hosts behind one nginx, simulated by network namespaces on an isolated bridge."""
 
 import os
 import shutil
@@ -18,7 +18,7 @@ from tests.helpers import OBJECTS, missing, wait_until
 from tests.servers import Postgres, Redis, Reply, Server, add, call, fronting, serving
 
 PORT = 8000
-LIMIT = 60_000  # requests a minute of a user who may ask all the time
+LIMIT = 60_000  # requests a minute for a user who sends requests in a loop
 
 
 def ip(*arguments: str) -> None:
@@ -27,7 +27,7 @@ def ip(*arguments: str) -> None:
 
 @dataclass
 class Host:
-    """A machine of its own, as far as the network goes: a namespace with one link to the bridge."""
+    """A network namespace with one link to the bridge: to the network, a separate machine."""
 
     name: str
     address: str
@@ -50,7 +50,7 @@ class Network:
 
 
 def new_bridge() -> int:
-    """The number of a bridge that nobody else has."""
+    """An unused number for a bridge."""
     if shutil.which("ip") is None or os.geteuid() != 0:
         missing("iproute2, or root's right to make networks,")
     for number in range(1, 255):
@@ -107,7 +107,7 @@ class Installation:
 def installation(
     network: Network, database: Postgres, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
 ) -> Iterator[Installation]:
-    """Both hosts and nginx, which waits 6 s for an answer so that a test need not wait for 60; they count as asked."""
+    """Both hosts and nginx, which waits 6 s for a reply instead of 60; the parameter is where requests are counted."""
     folder = tmp_path_factory.mktemp("hosts")
     shared = {
         "AUGU_SECRET_KEY": "the secret of both hosts, 32 characters",
@@ -122,7 +122,7 @@ def installation(
             shared["AUGU_RATELIMIT_STORAGE"] = redis.url
         serve = closing.enter_context(serving(folder))
         for host in network.hosts:
-            closing.callback(host.link, "up")  # a server that is to stop may still be asking the database
+            closing.callback(host.link, "up")  # a stopping server may still query the database
 
         def start(host: Host) -> Server:
             return serve(host.address, PORT, host.within, AUGU_DATA_DIR=str(folder / host.name), **shared)
@@ -153,7 +153,7 @@ def users(installation: Installation) -> list[str]:
 
 @contextmanager
 def asking(port: int, tokens: list[str], body: bytes) -> Iterator[list[list[Reply]]]:
-    """Clients that ask all the time, one as each user; what each has got, oldest first."""
+    """One client for each user that sends requests in a loop; yields each client's replies, oldest first."""
     done, replies = Event(), [list[Reply]() for _ in tokens]
 
     def ask(token: str, got: list[Reply]) -> None:
@@ -173,10 +173,10 @@ def asking(port: int, tokens: list[str], body: bytes) -> Iterator[list[list[Repl
 
 
 def counted_exactly(replies: list[Reply]) -> bool:
-    """Whether a user's count is that of the requests whose reply tells it, and of no more than the rest beside them.
+    """Whether a user's count is the number of replies that show it, plus at most the number of the other replies.
 
-    `replies` are all of a user who asks one at a time. A request that nginx answers with 503 may have been counted. A
-    host that has lost Redis in the middle of a request answers without telling what is left.
+    `replies` are all replies to a user who sends one request at a time. A request that nginx answers with 503 may have
+    been counted. A host that loses Redis in the middle of a request answers without X-Ratelimit-Remaining.
     """
     told, untold, last = 0, 0, LIMIT
     for reply in replies:
@@ -192,7 +192,7 @@ def counted_exactly(replies: list[Reply]) -> bool:
 
 
 def each_has(number: int, replies: list[list[Reply]], since: list[int]) -> bool:
-    """Whether each client got so many replies with 200 since it had got some."""
+    """Whether each client got `number` replies of 200 after its first `since` replies."""
     return all(
         sum(reply.status == 200 for reply in got[begin:]) >= number for got, begin in zip(replies, since, strict=True)
     )
@@ -200,7 +200,7 @@ def each_has(number: int, replies: list[list[Reply]], since: list[int]) -> bool:
 
 @on_each
 def test_the_quota_is_exact_across_hosts(installation: Installation) -> None:
-    """Of 88 requests that many clients make as one user to both hosts, 48 pass; each host answers some."""
+    """Of 88 requests that clients send to both hosts as one user, exactly 48 pass; each host answers some."""
     token, before = add(installation.servers[0]), [served(server) for server in installation.servers]
     with ThreadPoolExecutor(16) as clients:
         replies = list(clients.map(lambda _: call(installation.port, "/session", token=token), range(88)))
@@ -212,9 +212,9 @@ def test_the_quota_is_exact_across_hosts(installation: Installation) -> None:
 
 @on_each
 def test_a_host_that_is_cut_off(installation: Installation, photo: str) -> None:
-    """Who asks a host whose packets are lost gets 503, then is served by the other; all counts stay right.
+    """Requests to a host that is cut off get 503, later ones are served by the other host, and counts stay exact.
 
-    When its link is up again it serves again.
+    When its link is restored, the host serves again.
     """
     cut, server = installation.hosts[0], installation.servers[0]
     tokens, before = users(installation), [served(each) for each in installation.servers]
@@ -235,21 +235,21 @@ def test_a_host_that_is_cut_off(installation: Installation, photo: str) -> None:
 
 @on_redis
 def test_a_rolling_restart(installation: Installation, photo: str) -> None:
-    """Hosts restarted one after the other cost nobody a request, and no count is lost or doubled."""
+    """If the hosts are restarted one after the other, every request gets 200, and no count is lost or doubled."""
     tokens = users(installation)
     with asking(installation.port, tokens, photo.encode()) as replies:
         for n in (0, 1, 0):
             before = [served(server) for server in installation.servers]
             installation.restart(n)
-            wait_until(lambda: min(served_since(installation, before)) >= 40)  # noqa: B023 - it is done with at once
+            wait_until(lambda: min(served_since(installation, before)) >= 40)  # noqa: B023 - called at once
     print(Counter(reply.status for got in replies for reply in got))  # noqa: T201 - pytest -s shows it
     assert {reply.status for got in replies for reply in got} == {200}
     assert [counted_exactly(got) for got in replies] == [True] * 8
 
 
 @on_redis
-def test_a_token_is_dead_and_a_user_banned_on_both_hosts(installation: Installation) -> None:
-    """What one host is told holds on the other with the next request."""
+def test_tokens_and_bans_change_on_both_hosts(installation: Installation) -> None:
+    """A token replaced or a user banned on one host is refused by the other from the next request on."""
     first, second = installation.servers
 
     def statuses(token: str) -> list[int]:

@@ -1,6 +1,6 @@
-"""From a PNG's bytes to its pixels: what is accepted looks as the format says, and the rest is refused with a reason.
+"""Decoding PNG: accepted files have the pixels that the format defines, others are refused with a reason.
 
-The files are written by an encoder of the tests' own, so the expected colours owe nothing to the decoder.
+The files are written by tests/png_encoder.py, so the expected colours do not depend on the decoder.
 """
 
 import os
@@ -51,7 +51,7 @@ KINDS = [(colour, depth) for colour, depths in DEPTHS.items() for depth in depth
 
 
 def seen(samples: Samples, colour: int, depth: int) -> RGB:
-    """The pixel on white paper, as the format defines it."""
+    """The colour over white, as the format defines it."""
     if colour == INDEXED:
         return PALETTE[samples[0]]
     *colours, alpha = samples if colour in (GREY_ALPHA, RGBA) else (*samples, 2**depth - 1)
@@ -81,10 +81,10 @@ def off(data: bytes, expected: list[list[RGB]]) -> int:
 
 @pytest.mark.parametrize("interlaced", [False, True], ids=["rows", "adam7"])
 @pytest.mark.parametrize(("colour", "depth"), KINDS)
-def test_every_kind_of_pixels_is_shown(colour: int, depth: int, interlaced: bool) -> None:
-    """Each colour type and depth gives its colours, over white where it is transparent, interlaced or not.
+def test_every_colour_type_and_depth(colour: int, depth: int, interlaced: bool) -> None:
+    """Each colour type and depth gives the right colours, with transparency over white, interlaced or not.
 
-    Whole bytes without alpha are exact; 16 bits and alpha may round by one.
+    Up to 8 bits without alpha are exact; 16 bits and alpha may be off by one.
     """
     rows = noise(colour, depth, 11, 9)
     expected = [[seen(samples, colour, depth) for samples in row] for row in rows]
@@ -95,8 +95,8 @@ def test_every_kind_of_pixels_is_shown(colour: int, depth: int, interlaced: bool
 @given(
     st.sampled_from(KINDS), st.lists(st.integers(0, 4), min_size=1, max_size=9), st.integers(1, 20), st.integers(0, 99)
 )
-def test_rows_are_filtered(kind: tuple[int, int], filters: list[int], width: int, seed: int) -> None:
-    """The pixels do not depend on how the rows are filtered, for any filters and any kind of pixels."""
+def test_filters_do_not_change_the_pixels(kind: tuple[int, int], filters: list[int], width: int, seed: int) -> None:
+    """The pixels do not depend on the rows' filters, for every colour type and depth."""
     colour, depth = kind
     rows = noise(colour, depth, width, 9, seed)
     bits = depth * CHANNELS[colour]
@@ -108,7 +108,7 @@ def test_rows_are_filtered(kind: tuple[int, int], filters: list[int], width: int
 
 @pytest.mark.parametrize(("width", "height"), [(1, 1), (1, 7), (7, 1), (2, 3), (5, 8), (9, 1)])
 def test_small_interlaced_images_have_empty_passes(width: int, height: int) -> None:
-    """A pass of Adam7 without pixels takes no bytes, and the image is whole all the same."""
+    """An empty Adam7 pass takes no bytes, and the image is complete."""
     rows = noise(RGB_COLOUR, 8, width, height)
     assert shown(encode(rows, interlaced=True)) == rows
 
@@ -127,7 +127,7 @@ def test_small_interlaced_images_have_empty_passes(width: int, height: int) -> N
     ],
 )
 def test_the_transparent_colour_is_white(colour: int, depth: int, key: Samples, others: list[Samples]) -> None:
-    """The one colour that tRNS names is white, and its neighbours stay as they are."""
+    """The colour that tRNS names becomes white, and similar colours do not."""
     trns = chunk(b"tRNS", struct.pack(f">{len(key)}H", *key))
     expected = [[WHITE, *(seen(samples, colour, depth) for samples in others)]]
     assert off(encode([[key, *others]], colour, depth, before=trns), expected) <= (1 if depth == 16 else 0)
@@ -136,7 +136,7 @@ def test_the_transparent_colour_is_white(colour: int, depth: int, key: Samples, 
 @pytest.mark.parametrize("depth", [1, 2, 4, 8])
 @pytest.mark.parametrize("alphas", [b"\0", b"\x80", b"\x40\xc0"])
 def test_a_palette_has_alphas(depth: int, alphas: bytes) -> None:
-    """The tRNS of a palette thins its first colours; the others are opaque."""
+    """The tRNS of a palette gives alpha to its first colours; the others are opaque."""
     indices = [(0,), (1,), (2**depth - 1,)]
     opacity = [*alphas, *[255] * 256]
     expected = [[seen((*PALETTE[n], opacity[n]), RGBA, 8) for (n,) in indices]]
@@ -145,7 +145,7 @@ def test_a_palette_has_alphas(depth: int, alphas: bytes) -> None:
 
 @pytest.mark.parametrize("pieces", [1, 3, 100])
 def test_pixels_may_come_in_pieces(pieces: int) -> None:
-    """Any number of IDAT chunks, empty ones too, make one image."""
+    """An image may have any number of IDAT chunks, including empty ones."""
     rows = noise(RGB_COLOUR, 8, 10, 10)
     packed = zlib.compress(scanlines(rows, 8))
     idats = [
@@ -171,13 +171,13 @@ EXTRAS = {
 
 @pytest.mark.parametrize("extra", EXTRAS.values(), ids=EXTRAS)
 def test_chunks_that_make_no_pixels_are_ignored(extra: bytes) -> None:
-    """Texts, profiles, times and orientation, bombs among them, neither change nor refuse an image."""
+    """Texts, profiles, times and orientation are ignored, even if they are decompression bombs."""
     rows = noise(RGB_COLOUR, 8, 3, 2)
     assert shown(encode(rows, before=extra, after=extra)) == rows
 
 
 def test_an_animation_gives_its_still_image() -> None:
-    """Of an APNG, IDAT is shown; the frames, even of other sizes, are not."""
+    """An APNG gives the image in IDAT; its frames are ignored, even those of other sizes."""
     rows, other = noise(RGB_COLOUR, 8, 4, 3), noise(RGB_COLOUR, 8, 4, 3, seed=1)
     control = struct.pack(">IIIIHHBB", 4, 3, 0, 0, 1, 10, 0, 0)
     start = chunk(b"acTL", struct.pack(">II", 2, 0)) + chunk(b"fcTL", struct.pack(">I", 0) + control)
@@ -194,7 +194,7 @@ def test_bytes_after_the_end_are_ignored() -> None:
 
 
 def test_a_photo_may_have_as_many_pixels_as_are_allowed() -> None:
-    """The bound on pixels is inclusive."""
+    """The limit on pixels is inclusive."""
     assert decode(encode(noise(GREY, 1, 100, 100), GREY, 1), 10_000).shape == (100, 100, 3)
 
 
@@ -216,19 +216,19 @@ def reason(data: bytes, max_pixels: int = MAX_PIXELS) -> str:
 
 @pytest.mark.parametrize("length", range(len(SIGNATURE), len(GOOD)))
 def test_a_truncated_file_is_refused(length: int) -> None:
-    """However few bytes are missing in the end."""
+    """A file that is truncated anywhere is refused."""
     assert "Truncated PNG image" in reason(GOOD[:length])
 
 
 def test_a_damaged_bit_is_noticed() -> None:
-    """One changed bit anywhere refuses a file: a checksum, or a rule that comes before it, does not hold."""
+    """A file with one changed bit anywhere is refused, by a checksum or by an earlier check."""
     for at in range(8 * len(GOOD)):
         assert reason(GOOD[: at // 8] + bytes([GOOD[at // 8] ^ 1 << at % 8]) + GOOD[at // 8 + 1 :])
 
 
 HEADER = "it does not start with a header"
-NO_KIND = "invalid bit depth, colour type or interlacing"
-NO_SIDE = "its width or height is invalid"
+BAD_TYPE = "invalid bit depth, colour type or interlacing"
+BAD_SIZE = "its width or height is invalid"
 BROKEN = "its pixels cannot be decompressed"
 ROWS_MISSING = "rows are missing"
 CORRUPT = "Corrupt PNG image."
@@ -240,11 +240,11 @@ REFUSED = {
     "pixels first": (png(IDAT, ihdr(4, 4), END), HEADER),
     "a long header": (png(chunk(b"IHDR", bytes(14)), IDAT, END), HEADER),
     "a text first": (png(chunk(b"tEXt", b"0123456789abc"), ihdr(4, 4), IDAT, END), HEADER),
-    "no width": (png(ihdr(0, 4), IDAT, END), NO_SIDE),
-    "no height": (png(ihdr(4, 0), IDAT, END), NO_SIDE),
-    "a negative width": (png(ihdr(2**31, 4), IDAT, END), NO_SIDE),
-    "a negative height": (png(ihdr(4, 2**32 - 1), IDAT, END), NO_SIDE),
-    "interlacing 2": (png(ihdr(4, 4, 8, 2, 2), IDAT, END), NO_KIND),
+    "no width": (png(ihdr(0, 4), IDAT, END), BAD_SIZE),
+    "no height": (png(ihdr(4, 0), IDAT, END), BAD_SIZE),
+    "a negative width": (png(ihdr(2**31, 4), IDAT, END), BAD_SIZE),
+    "a negative height": (png(ihdr(4, 2**32 - 1), IDAT, END), BAD_SIZE),
+    "interlacing 2": (png(ihdr(4, 4, 8, 2, 2), IDAT, END), BAD_TYPE),
     "compression 1": (png(ihdr(4, 4, 8, 2, 0, 1, 0), IDAT, END), "unknown compression or filter method"),
     "filter method 1": (png(ihdr(4, 4, 8, 2, 0, 0, 1), IDAT, END), "unknown compression or filter method"),
     "no pixels": (png(ihdr(4, 4), END), ROWS_MISSING),
@@ -280,32 +280,32 @@ REFUSED = {
 
 @pytest.mark.parametrize(("data", "why"), REFUSED.values(), ids=REFUSED)
 def test_a_bad_file_is_refused_with_the_reason(data: bytes, why: str) -> None:
-    """Each rule of the format that is broken has a message of its own."""
+    """Each broken rule of the format has its own message."""
     assert why in reason(data)
 
 
 @pytest.mark.parametrize(
     ("colour", "depth"), [(c, d) for c in range(8) for d in (0, 1, 2, 3, 4, 8, 16, 32, 255) if (c, d) not in KINDS]
 )
-def test_an_illegal_kind_of_pixels_is_refused(colour: int, depth: int) -> None:
+def test_other_colour_types_and_depths_are_refused(colour: int, depth: int) -> None:
     """Only the combinations of colour type and depth that the format lists are accepted."""
-    assert NO_KIND in reason(png(ihdr(4, 4, depth, colour), IDAT, END))
+    assert BAD_TYPE in reason(png(ihdr(4, 4, depth, colour), IDAT, END))
 
 
 @pytest.mark.parametrize("sides", [(101, 100), (1, 10_001), (2**31 - 1, 2**31 - 1), (2**31 - 1, 1)])
 def test_too_many_pixels_are_refused_before_anything_is_decoded(sides: tuple[int, int]) -> None:
-    """The header alone decides: the broken chunks behind it are not looked at."""
+    """The size in the header is checked before any other chunk."""
     assert reason(png(ihdr(*sides), b"not chunks")) == f"More than {MAX_PIXELS} pixels: {sides[0]} x {sides[1]}."
 
 
 def test_a_second_header_cannot_bring_more_pixels() -> None:
-    """The bound on pixels holds for what is decoded, not only for the first header."""
+    """The limit on pixels applies to the decoded image, not only to the first header."""
     packed = chunk(b"IDAT", zlib.compress(bytes(200 * 26)))
     assert "a second header" in reason(png(ihdr(2, 2, 1, GREY), ihdr(200, 200, 1, GREY), packed, END))
 
 
-def test_the_callers_bound_on_pixels_is_the_only_one() -> None:
-    """A caller who allows 200 million pixels is not stopped by a bound of the decoder: only the bad filter is."""
+def test_the_callers_limit_on_pixels_is_the_only_one() -> None:
+    """A limit of 200 million pixels is not lowered by a decoder's own limit: the file is refused for its bad filter."""
     side = 13_500
     packed = zlib.compress(b"\xff" * side * (1 + (side + 7) // 8))
     assert reason(png(ihdr(side, side, 1, GREY), chunk(b"IDAT", packed), END), 200_000_000) == CORRUPT
@@ -320,14 +320,14 @@ def test_pillows_limit_on_pixels_refuses_a_photo(monkeypatch: pytest.MonkeyPatch
 
 
 def test_an_import_changes_no_global_setting() -> None:
-    """Importing the decoders leaves Pillow's bound on pixels and the warning filters as they are."""
+    """Importing the decoders does not change Pillow's limit on pixels or the warning filters."""
     code = "import numpy, warnings; from PIL import Image; before = Image.MAX_IMAGE_PIXELS, warnings.filters[:]\n"
     code += "import augu_api.photos; assert (Image.MAX_IMAGE_PIXELS, warnings.filters[:]) == before"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_the_command_line_takes_large_photos(tmp_path: Path) -> None:
-    """`augu-api detect` takes as many pixels as AUGU_MAX_PIXELS says, without a warning."""
+    """`augu-api detect` accepts AUGU_MAX_PIXELS pixels without a warning."""
     (tmp_path / "large.png").write_bytes(black(9_500))
     command = [str(BIN / "augu-api"), "detect", str(tmp_path / "large.png")]
     env = os.environ | {"AUGU_DATA_DIR": str(tmp_path / "data"), "AUGU_MAX_PIXELS": "100000000"}
@@ -335,11 +335,11 @@ def test_the_command_line_takes_large_photos(tmp_path: Path) -> None:
     assert done.stderr == ""
 
 
-# --- whatever else may come
+# --- random and mutated files
 
 
 def accepted_or_refused(data: bytes) -> None:
-    """The one promise for all bytes."""
+    """Any bytes give an image of the header's size or ImageRejected."""
     with suppress(ImageRejected):
         photo = decode(data, MAX_PIXELS)
         assert (photo.shape[1::-1], photo.shape[2:]) == (struct.unpack_from(">II", data, 16), (3,))
@@ -364,7 +364,7 @@ KNOWN = [b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND", b"fcTL", b"fdAT", b"acTL",
 
 @st.composite
 def mutated(draw: st.DrawFn) -> bytes:
-    """A PNG some of whose chunks are changed, doubled, dropped or swapped, all with checksums that hold."""
+    """A PNG with some chunks changed, doubled, dropped or swapped, all with valid checksums."""
     colour, depth = draw(st.sampled_from(KINDS))
     width, height = draw(st.integers(1, 9)), draw(st.integers(1, 9))
     trns = chunk(b"tRNS", draw(st.binary(max_size=8))) if draw(st.booleans()) else b""
@@ -397,5 +397,5 @@ def mutated(draw: st.DrawFn) -> bytes:
 @settings(max_examples=500, deadline=None)
 @given(mutated())
 def test_mutated_files_are_accepted_or_refused(data: bytes) -> None:
-    """A PNG with wrong chunks but right checksums gives an image of the header's size or ImageRejected."""
+    """A PNG with wrong chunks but valid checksums gives an image of the header's size or ImageRejected."""
     accepted_or_refused(data)

@@ -15,7 +15,7 @@ import augu_api
 MAX_MODULE, MAX_FUNCTION = 300, 20  # lines
 PACKAGE = Path(augu_api.__file__).parent
 LAYERS = [{"core", "photos"}, {"detection", "store"}, {"web"}, {"app"}, {"operating"}]
-"""The layers, lowest first: each is a folder, but for `core`, the files beside the folders, and `app`, app.py."""
+"""The layers, lowest first: folders, except for `app` (app.py) and `core` (the other files outside folders)."""
 FOREIGN = {
     "core": {"flask", "werkzeug", "sqlalchemy", "alembic", "marshmallow", "limits"},
     "photos": {"flask", "werkzeug", "sqlalchemy", "alembic", "marshmallow", "limits"},
@@ -88,7 +88,7 @@ def test_only_config_reads_the_environment() -> None:
 
 
 def test_serving_imports_no_torch() -> None:
-    """Torch stays out of all but its engine, the bundled architecture, and what trains and exports."""
+    """Only the torchvision engine, the bundled architecture, and training and export import torch."""
     importers = {
         path.relative_to(PACKAGE / "detection")
         for path in FILES
@@ -98,7 +98,7 @@ def test_serving_imports_no_torch() -> None:
 
 
 def test_the_command_line_does_without_torch() -> None:
-    """No admin command waits for torch."""
+    """Admin commands do not import torch, which takes seconds."""
     code = "import sys, augu_api.operating.cli; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
 
@@ -112,7 +112,7 @@ def test_commands_compose_no_application() -> None:
 
 @pytest.mark.parametrize("module", ["augu_api", "augu_api.client", "augu_api.tokens"])
 def test_light_modules_load_no_server(module: str) -> None:
-    """What a client program imports loads no web framework, no database and no numpy, and few modules at all."""
+    """The modules for client programs load no web framework, database or numpy, and few modules in total."""
     code = f"import sys, {module}; print(*sys.modules, sep='\\n')"
     env = {name: value for name, value in os.environ.items() if not name.startswith("COV")}  # coverage loads more
     done = subprocess.run([sys.executable, "-c", code], env=env, check=True, capture_output=True, text=True)
@@ -141,7 +141,7 @@ def test_modules_and_functions_are_short() -> None:
     assert [found for found in functions if found[2] > MAX_FUNCTION] == []
 
 
-def test_tests_share_by_modules_of_their_own() -> None:
-    """Nothing imports a test module or conftest.py: what tests share is in other modules of tests/."""
+def test_no_test_module_is_imported() -> None:
+    """Nothing imports a test module or conftest.py: shared code is in other modules of tests/."""
     importing = re.compile(r"\b(?:from|import) tests\.(?:test_|conftest)")
     assert [path.name for path in Path(__file__).parent.glob("*.py") if importing.search(path.read_text())] == []

@@ -1,4 +1,4 @@
-"""The ready Prometheus configuration and Grafana dashboard, held against what the service exports."""
+"""The Prometheus configuration and Grafana dashboard in deploy/, checked against the exported metrics."""
 
 import json
 import re
@@ -50,7 +50,7 @@ def named(target: dict[str, Any]) -> tuple[set[str], set[str]]:
 
 @pytest.mark.parametrize("target", TARGETS, ids=lambda target: target["expr"])
 def test_expressions(exported: dict[str, set[str]], target: dict[str, Any]) -> None:
-    """Each metric and label that the dashboard names is there in a running application."""
+    """A running application exports each metric and label that the dashboard uses."""
     metrics, labels = named(target)
     assert metrics
     assert metrics <= set(exported)
@@ -58,7 +58,7 @@ def test_expressions(exported: dict[str, set[str]], target: dict[str, Any]) -> N
 
 
 def test_the_dashboard_shows_everything(exported: dict[str, set[str]]) -> None:
-    """No metric of the service is without a panel."""
+    """Each metric of the service has a panel."""
     shown = set().union(*(named(target)[0] for target in TARGETS))
     families = {re.sub("_(bucket|sum|count|total)$", "", name) for name in shown}
     ours = {name for name in exported if name.startswith("augu_") and not name.endswith("_created")}
@@ -66,7 +66,7 @@ def test_the_dashboard_shows_everything(exported: dict[str, set[str]]) -> None:
 
 
 def test_the_dashboard_can_be_imported() -> None:
-    """Panels have ids of their own and do not overlap, and each asks the datasource that is chosen above them."""
+    """Panels have unique ids and do not overlap, and each uses the selected data source."""
     panels = DASHBOARD["panels"]
     [variable] = DASHBOARD["templating"]["list"]
     assert (variable["type"], variable["query"]) == ("datasource", "prometheus")
@@ -84,7 +84,7 @@ def test_the_dashboard_can_be_imported() -> None:
 
 
 def query(port: int, expression: str) -> list[Any]:
-    """What Prometheus answers now to an expression of the dashboard."""
+    """Prometheus's current result for an expression of the dashboard."""
     asked = expression.replace("$__rate_interval", "1m").replace("$__range", "5m")
     reply = requests.get(f"http://127.0.0.1:{port}/api/v1/query", {"query": asked}, timeout=30)
     return list(reply.json()["data"]["result"])
@@ -116,7 +116,7 @@ def prometheus(tmp_path: Path) -> Iterator[Callable[[int], int]]:
 
 
 def test_prometheus(serve: Serve, prometheus: Callable[[int], int]) -> None:
-    """A real Prometheus scrapes a real server with the ready configuration, and each expression has an answer."""
+    """A real Prometheus scrapes a real server with this configuration, and each expression has a result."""
     server = serve(AUGU_METRICS_TOKEN=METRICS_TOKEN, WEB_CONCURRENCY="1")
     token = add(server)
     port, photo = prometheus(server.port), (ROOT / "examples" / "street.png").read_bytes()

@@ -94,7 +94,7 @@ def suppressed(boxes: Tensor, scores: Tensor, classes: Tensor, limit: int) -> li
 
 @pytest.mark.parametrize(("number", "logit"), [(90, 2.0), (900, 2.0), (300, -9.0)], ids=["few", "many", "unsure"])
 def test_proposals_are_suppressed_by_class_and_placed_by_vote(rpn: ScoredRPN, number: int, logit: float) -> None:
-    """Each is the weighted mean of the candidates that overlap it by 0.7, with their support of each class."""
+    """Each proposal is the weighted mean of the candidates that overlap it by 0.7, with their support of each class."""
     generator = torch.Generator().manual_seed(number)
     boxes = random_boxes(number, 40, 90, generator) * 0.7
     features = 3 * torch.randn(number, 128, generator=generator)
@@ -139,7 +139,7 @@ def test_proposals_lie_within_the_photo(rpn: ScoredRPN) -> None:
 
 
 def test_proposals_come_from_the_likeliest_locations() -> None:
-    """Each lies at the anchor of a location with high objectness, and has its level and its features."""
+    """Each proposal lies at the anchor of a location with high objectness, and has its level and its features."""
     rpn = nano_rcnn(3).rpn.eval()
     maps = {str(i): torch.zeros(2, 128, SIDE // s, SIDE // s) for i, s in enumerate(STRIDES)}
     [row] = rpn.head.cls_logits.weight.detach()[:, :, 0, 0]
@@ -162,7 +162,7 @@ def test_proposals_come_from_the_likeliest_locations() -> None:
 
 
 def test_features_come_from_the_level_of_the_proposal() -> None:
-    """The features of its location, then torchvision's roi_align on the map of the level in column 4."""
+    """A proposal's features are its location's, then torchvision's roi_align on the map of the level in column 4."""
     generator = torch.Generator().manual_seed(0)
     maps = {str(i): torch.randn(2, 8, SIDE // s, SIDE // s, generator=generator) for i, s in enumerate(STRIDES)}
     proposals = [random_boxes(number, 10, 300, generator) for number in (7, 4)]
@@ -177,8 +177,8 @@ def test_features_come_from_the_level_of_the_proposal() -> None:
         torch.testing.assert_close(features, torch.cat([row[7:], expected.flatten()]))
 
 
-def test_scores_are_shared_by_both_stages_and_the_support(heads: ScoredRoIHeads) -> None:
-    """sqrt(P(object) P(class) support); boxes of one class that overlap are one; boxes are moved and clipped."""
+def test_scores_combine_both_stages_and_the_support(heads: ScoredRoIHeads) -> None:
+    """The score is sqrt(P(object) P(class) support); overlapping boxes of a class are suppressed; boxes are clipped."""
     logits = torch.tensor([[2.0, 1.0, -1.0], [2.0, 0.5, -9.0], [-1.0, -2.0, 3.0]])
     deltas = torch.zeros(3, 3, 4)
     deltas[2, 2] = torch.tensor([2.0, 0.0, 0.0, 0.0])  # a fifth of the side to the right
@@ -211,7 +211,7 @@ def test_every_object_has_anchors(anchors: Tensor, side: int) -> None:
 
 
 def test_each_object_has_its_own_anchors(anchors: Tensor) -> None:
-    """Of two boxes each has anchors of its own, labelled with its score."""
+    """Each of two boxes has its own anchors, labelled with its score."""
     target = target_of(BOX, FAR, scores=[0.4, 0.9])
     labels, boxes = assign_anchors(anchors, target)
     for box, score in ((BOX, 0.4), (FAR, 0.9)):
@@ -242,7 +242,7 @@ def test_anchors_of_an_empty_photo_are_background(anchors: Tensor, ignore: Tenso
 
 
 def test_proposals_learn_the_score_of_their_box() -> None:
-    """A proposal on a box with the score 0.7 has its class by 0.7, background by 0.3; one elsewhere is background."""
+    """On a box with the score 0.7 the targets are 0.7 for its class and 0.3 for background; elsewhere background."""
     proposals = torch.cat([BOX, BOX + 10, FAR])
     classes, boxes, labels, counted = assign_proposals(proposals, target_of(BOX, scores=[0.7]), 3)
     torch.testing.assert_close(classes, torch.tensor([[0.3, 0.7, 0.0], [0.3, 0.7, 0.0], [1.0, 0.0, 0.0]]))
@@ -252,7 +252,7 @@ def test_proposals_learn_the_score_of_their_box() -> None:
 
 
 def test_proposals_are_shared_among_classes() -> None:
-    """A proposal on boxes of two classes is shared in proportion to their scores; two of one class count once."""
+    """On boxes of two classes the target is shared in proportion to their scores; two boxes of one class count once."""
     classes, _, labels, _ = assign_proposals(BOX, target_of(BOX, BOX, scores=[0.7, 0.6]), 3)
     torch.testing.assert_close(classes, torch.tensor([[0.0, 0.7 / 1.3, 0.6 / 1.3]]))
     assert int(labels) in (1, 2)
@@ -282,7 +282,7 @@ def test_proposals_of_an_empty_photo_are_background() -> None:
 
 
 def test_boxes_to_ignore_are_fitted_with_the_photo() -> None:
-    """The transform scales them as it scales the boxes; a target may have none."""
+    """The transform scales boxes to ignore like the other boxes; a target may have none."""
     transform = nano_rcnn(3, SIDE).transform
     assert isinstance(transform, Transform)
     image, scale = torch.rand(3, 104, 208), torch.tensor([2.0, 2.0, 2.0, 2.0])
@@ -302,7 +302,7 @@ def test_boxes_to_ignore_are_fitted_with_the_photo() -> None:
     [("rpn", ["loss_objectness", "loss_rpn_box_reg"]), ("roi_heads", ["loss_classifier", "loss_box_reg"])],
 )
 def test_a_photo_is_learnt(settings: Settings, part: str, names: list[str]) -> None:
-    """All losses are finite, and those of a stage fall when it trains on one photo."""
+    """All losses are finite, and training a stage on one photo reduces its losses."""
     module = build(find("bundled", settings)).train()
     image = torch.tensor(data.astronaut()).permute(2, 0, 1) / 255
     target = {"boxes": torch.tensor([[90.0, 10.0, 330.0, 500.0]]), "labels": torch.tensor([5])}
@@ -331,7 +331,7 @@ def test_a_photo_without_objects_is_learnt_from(settings: Settings, ignore: Tens
 
 
 def test_new_classes_keep_the_objectness(settings: Settings) -> None:
-    """With new classes, all are equally likely in the first stage; the second keeps its objectness and its boxes."""
+    """New classes are equally likely in the first stage; the second stage keeps its objectness and its boxes."""
     known = build(find("bundled", settings))
     features = torch.rand(5, known.roi_heads.box_predictor.cls_score.in_features)
     image = torch.tensor(data.chelsea()).permute(2, 0, 1) / 255
@@ -352,7 +352,7 @@ def test_new_classes_keep_the_objectness(settings: Settings) -> None:
 
 
 def test_torch_exports_the_module_by_itself(settings: Settings) -> None:
-    """Torch's own export of the module, without our graph, detects the same: it is a usual torchvision module."""
+    """Torch's own ONNX export of the module detects the same as the module."""
     module, file = build(find("bundled", settings)), BytesIO()
     photo = torch.tensor(data.coffee()).permute(2, 0, 1) / 255
     with torch.inference_mode(), warnings.catch_warnings(action="ignore"):

@@ -46,13 +46,13 @@ def document(client: FlaskClient) -> Document:
 
 
 def test_the_document_is_valid(document: Document) -> None:
-    """It is OpenAPI 3.1."""
+    """The document is valid OpenAPI 3.1."""
     validate_document(document)
     assert document["openapi"].startswith("3.1")
 
 
 def test_every_route_is_documented_and_nothing_else(app: Flask, document: Document) -> None:
-    """The paths and methods are those that the application answers, each with a summary and an id of its own."""
+    """The document has exactly the application's paths and methods, each with a summary and a unique id."""
     routes = {(path_of(rule), method) for rule in app.url_map.iter_rules() for method in methods(rule)}
     operations = {(path, method): op for path, ops in document["paths"].items() for method, op in ops.items()}
     assert set(operations) == routes
@@ -61,7 +61,7 @@ def test_every_route_is_documented_and_nothing_else(app: Flask, document: Docume
 
 
 def test_an_undocumented_view_works_and_is_listed(app: Flask) -> None:
-    """A view without an Operation, even without a docstring, is listed by its name and its arguments."""
+    """A view without an Operation, and even without a docstring, is listed with its name and arguments."""
     app.add_url_rule("/new/<int:number>", "new", lambda number: str(number + 1))
     client = app.test_client()
     document = json.loads(client.get("/openapi.json").data)
@@ -109,7 +109,7 @@ def test_any_operation_can_be_documented(app: Flask) -> None:
 
 
 def test_documents_are_made_once(app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Once they are made, as a server does at its start, a request makes nothing: callers need no token for it."""
+    """A request does not build the documents again, since it needs no token; a server builds them when it starts."""
     prepare(app)
     monkeypatch.delattr("apispec.APISpec.to_dict")
     monkeypatch.delattr("jinja2.Template.render")
@@ -119,7 +119,7 @@ def test_documents_are_made_once(app: Flask, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_gated_routes_say_so(app: Flask, document: Document) -> None:
-    """What needs a token documents its security and 401, 403 and 429 with their headers; other routes need none."""
+    """Routes that need a token document it and 401, 403 and 429 with their headers; other routes do not."""
     assert gated(app) == {(OBJECTS, "post"), (DETECTION, "post"), ("/session", "get")}
     for path, method in gated(app):
         operation = document["paths"][path][method]
@@ -149,7 +149,7 @@ def test_the_endpoint_documents_its_request(document: Document) -> None:
 
 @pytest.mark.parametrize("path", [f"{OBJECTS}/names", "/session", "/health/live", "/health/ready", "/openapi.json"])
 def test_pages_are_as_documented(client: FlaskClient, auth: Headers, document: Document, path: str) -> None:
-    """What is read with GET has the documented shape."""
+    """Replies to GET have the documented shape."""
     response = client.get(path, headers=auth)
     assert response.status_code == 200
     as_documented(document, response)
@@ -168,7 +168,7 @@ def test_pages_are_as_documented(client: FlaskClient, auth: Headers, document: D
 def test_replies_to_a_photo_are_as_documented(
     client: FlaskClient, add_user: AddUser, document: Document, photo: str, options: Document, body: str, status: int
 ) -> None:
-    """A photo and what is wrong with a request of a known user."""
+    """Replies to a photo, and to each kind of bad request by a known user, are as documented."""
     response = client.post(OBJECTS, data=body or photo, headers=bearer(add_user(**options)))
     assert response.status_code == status
     as_documented(document, response)
@@ -198,7 +198,7 @@ def test_deepstacks_form_is_documented(document: Document) -> None:
 def test_deepstacks_replies_are_as_documented(
     client: FlaskClient, add_user: AddUser, document: Document, png: bytes, options: Document, sent: bool, status: int
 ) -> None:
-    """In its own shape, with the headers of all replies."""
+    """The replies have DeepStack's shape, and the headers of all replies."""
     form = {"image": (BytesIO(png), "a.png")} if sent else {}
     response = client.post(DETECTION, data=form, headers=bearer(add_user(**options)))
     assert response.status_code == status
@@ -207,7 +207,7 @@ def test_deepstacks_replies_are_as_documented(
 
 @pytest.mark.parametrize(("method", "path"), [("POST", OBJECTS), ("POST", DETECTION), ("GET", "/session")])
 def test_refusals_are_as_documented(client: FlaskClient, document: Document, method: str, path: str) -> None:
-    """A caller without a valid token."""
+    """The replies to callers without a valid token are as documented."""
     response = client.open(path, method=method, headers=BAD_TOKEN)
     assert response.status_code == 401
     as_documented(document, response)
@@ -217,7 +217,7 @@ def test_refusals_are_as_documented(client: FlaskClient, document: Document, met
 def test_a_full_queue_is_as_documented(
     client: FlaskClient, service: Service, auth: Headers, document: Document, photo: str, path: str
 ) -> None:
-    """And so is 503."""
+    """The 503 of a full queue is as documented."""
     with full(service):
         response = client.post(path, data=photo, headers=auth)
     assert response.status_code == 503
@@ -251,7 +251,7 @@ def test_metrics_are_as_documented(
     headers: Headers,
     status: int,
 ) -> None:
-    """Refused to all, refused to one, shown."""
+    """The replies without a configured token, with a wrong token and with the right one are as documented."""
     values = {"AUGU_DATA_DIR": str(settings.data_dir), "AUGU_METRICS_TOKEN": token}
     response = make_app(Settings.from_env(values), detector).test_client().get("/metrics", headers=headers)
     assert response.status_code == status

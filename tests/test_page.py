@@ -1,4 +1,4 @@
-"""The page at `/`, as Chromium shows it: what a person sees, does and is told.
+"""The page at `/` in Chromium.
 
 AUGU_SCREENSHOTS names a folder for the pictures that README.md shows.
 """
@@ -47,7 +47,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @pytest.fixture
 def user(request: pytest.FixtureRequest) -> str:
-    """A name for a user of the test's own."""
+    """The name of a user for this test only."""
     return re.sub(r"\W", "_", request.node.name)[:64]
 
 
@@ -59,7 +59,7 @@ def token(server: Server, user: str) -> str:
 
 @pytest.fixture
 def context(browser: Browser) -> Iterator[BrowserContext]:
-    """A browser that nobody used before; what a script or the security policy complains about fails the test."""
+    """A fresh browser context; an error in a script or a violation of the security policy fails the test."""
     complaints: list[str] = []
     context = browser.new_context(viewport={"width": 1100, "height": 900})
     context.on("weberror", lambda error: complaints.append(str(error.error)))
@@ -82,7 +82,7 @@ def enter(page: Page, token: str) -> None:
 
 
 def objects_of(page: Page, act: Callable[[], object], least: float = 50) -> list[dict[str, Any]]:
-    """The objects with that score in the reply that the page gets when something is done, once they are shown."""
+    """Do something that sends a request; the reply's objects from that score on, once the page shows them."""
     with page.expect_response(lambda response: OBJECTS in response.url) as reply:
         act()
     found = [item for item in reply.value.json()["data"]["objects"] if item["score"] >= least]
@@ -118,7 +118,7 @@ def drawn(page: Page, size: tuple[int, int]) -> list[list[float]]:
 
 
 def no_violations(page: Page) -> None:
-    """Axe finds nothing to complain about."""
+    """Axe finds no violation."""
     results = Axe().run(page)
     assert results.violations_count == 0, results.generate_report()
 
@@ -128,7 +128,7 @@ def no_violations(page: Page) -> None:
 
 @pytest.mark.parametrize("width", [1100, 360])
 def test_a_dropped_photo_has_its_boxes(page: Page, token: str, width: int) -> None:
-    """The boxes are where the reply says, to a pixel of the screen, with the names and scores beside and above."""
+    """The boxes are where the reply says, to a screen pixel, with names and scores above them and in the list."""
     page.set_viewport_size({"width": width, "height": 900})
     enter(page, token)
     street = picture("astronaut").resize((800, 600))
@@ -146,7 +146,7 @@ def test_a_dropped_photo_has_its_boxes(page: Page, token: str, width: int) -> No
 
 
 def test_the_example(page: Page, token: str) -> None:
-    """The built-in photo is tried with one press; the facts and what is left of the quota are told."""
+    """One click sends the built-in photo; the facts and the remaining quota are shown."""
     enter(page, token)
     found = objects_of(page, page.get_by_role("button", name="Try the example").click)
     assert [item["name"] for item in found] == ["stop sign", "traffic light"]
@@ -161,7 +161,7 @@ def test_the_example(page: Page, token: str) -> None:
 
 @pytest.mark.parametrize("kind", ["drop", "paste", "choose"])
 def test_every_way_to_give_a_photo(page: Page, token: str, kind: Literal["drop", "paste", "choose"]) -> None:
-    """It may be dropped, pasted or chosen, and another one after it."""
+    """A photo can be dropped, pasted or chosen, one after the other."""
     enter(page, token)
     for image, name in ((CAT, "cat"), (EXAMPLE, "stop sign")):
         found = objects_of(page, lambda: choose(page, image) if kind == "choose" else give(page, image, kind))  # noqa: B023 - called at once
@@ -170,7 +170,7 @@ def test_every_way_to_give_a_photo(page: Page, token: str, kind: Literal["drop",
 
 @pytest.mark.parametrize("format", ["JPEG", "WEBP", "GIF", "BMP"])
 def test_every_format_of_the_browser(page: Page, token: str, format: str) -> None:
-    """What the browser can show becomes a PNG there."""
+    """The page converts every format that the browser can show to PNG."""
     enter(page, token)
     image = file_of(picture("chelsea"), format)
     with page.expect_response(lambda response: OBJECTS in response.url) as reply:
@@ -179,9 +179,9 @@ def test_every_format_of_the_browser(page: Page, token: str, format: str) -> Non
 
 
 def test_a_turned_photo_is_upright(page: Page, token: str) -> None:
-    """A photo that its EXIF turns is sent as it is shown."""
+    """A photo with an EXIF orientation is sent upright."""
     exif = Image.Exif()
-    exif[ORIENTATION] = 6  # the stored image is to be turned clockwise
+    exif[ORIENTATION] = 6  # the stored image must be rotated clockwise
     stored = picture("chelsea").transpose(Image.Transpose.ROTATE_90)
     enter(page, token)
     with page.expect_response(lambda response: OBJECTS in response.url) as reply:
@@ -202,8 +202,8 @@ def test_a_large_photo_is_made_smaller(page: Page, token: str) -> None:
         assert at == pytest.approx([item[side] for side in ("x", "y", "width", "height")], abs=width / 300)
 
 
-def test_no_photo(page: Page, token: str) -> None:
-    """A file that is no photo is said to be none, and nothing is sent."""
+def test_a_file_that_is_not_a_photo(page: Page, token: str) -> None:
+    """For a file that is not a photo the page says so, and sends nothing."""
     enter(page, token)
     sent: list[Request] = []
     page.on("request", lambda request: sent.append(request))  # noqa: PLW0108 - Playwright sets an attribute on it
@@ -213,7 +213,7 @@ def test_no_photo(page: Page, token: str) -> None:
 
 
 def test_the_slider_chooses_by_score(page: Page, token: str) -> None:
-    """Only objects of at least the slider's score are drawn and listed, and asked for in the program."""
+    """Only objects with at least the slider's score are drawn and listed; the shown program has the same limit."""
     enter(page, token)
     with page.expect_response(lambda response: OBJECTS in response.url) as reply:
         give(page, file_of(picture("astronaut"), "PNG"))
@@ -228,8 +228,8 @@ def test_the_slider_chooses_by_score(page: Page, token: str) -> None:
     expect(page.locator("#none")).to_be_visible()
 
 
-def test_a_line_lights_its_box(page: Page, token: str) -> None:
-    """The box of the object under the pointer or the focus stands out, and no other."""
+def test_a_list_item_highlights_its_box(page: Page, token: str) -> None:
+    """Only the box of the list item with the pointer or the focus is highlighted."""
     enter(page, token)
     found = objects_of(page, page.get_by_role("button", name="Try the example").click)
     for index, item in enumerate(found):
@@ -244,7 +244,7 @@ def test_a_line_lights_its_box(page: Page, token: str) -> None:
 
 
 def test_colours_are_those_of_the_annotated_replies(page: Page) -> None:
-    """Each name has the colour, and its label the ink, that the service draws."""
+    """Boxes and labels have the same colours as in the annotated photos."""
     paint = """async (names) => {
         const { paint } = await import("/assets/colours.js");
         return names.map((name) => {
@@ -260,8 +260,8 @@ def test_colours_are_those_of_the_annotated_replies(page: Page) -> None:
 # --- what goes wrong
 
 
-def told(page: Page, words: str) -> None:
-    """The page says so, and shows no objects."""
+def shows_alert(page: Page, words: str) -> None:
+    """Assert that the page shows this alert and no objects."""
     expect(page.get_by_role("alert")).to_contain_text(words)
     expect(page.locator("#result")).to_be_hidden()
 
@@ -272,46 +272,46 @@ def try_example(page: Page, token: str) -> None:
 
 
 def test_a_wrong_token(page: Page) -> None:
-    """401 in words, and what to do."""
+    """A 401 is explained, with the remedy."""
     try_example(page, "wrong")
-    told(page, "401 Unauthorized: You are not authorized. Enter the whole token that the operator gave you")
+    shows_alert(page, "401 Unauthorized: You are not authorized. Enter the whole token that the operator gave you")
 
 
 def test_a_missing_flag(page: Page, server: Server, user: str) -> None:
-    """403 as the service says it."""
+    """A 403 is shown with the service's message."""
     try_example(page, server.run("users", "add", user).strip())
-    told(page, "403 Forbidden: You do not have the flag required to access this endpoint.")
+    shows_alert(page, "403 Forbidden: You do not have the flag required to access this endpoint.")
 
 
 def test_an_exhausted_quota(page: Page, server: Server, user: str) -> None:
-    """429 says how long to wait, and what is left."""
+    """A 429 is shown with the seconds to wait and the remaining quota."""
     token = add(server, user, 1 / 60)
     enter(page, token)
     objects_of(page, page.get_by_role("button", name="Try the example").click)
     page.get_by_role("button", name="Try the example").click()
-    told(page, "429 Too Many Requests: You have made too many requests. Please wait")
+    shows_alert(page, "429 Too Many Requests: You have made too many requests. Please wait")
     expect(page.get_by_role("alert")).to_have_text(re.compile(r"Try again in \d+ seconds?\.$"))
     expect(page.get_by_role("status")).to_have_text(re.compile(r"^0 of 1 requests left"))
 
 
 def test_a_refused_photo(browser: Browser, tmp_path: Path) -> None:
-    """400 names the field and the reason; a server that is gone does not answer."""
+    """A 400 is shown with the field and the reason; a stopped server is reported as not answering."""
     with serving(tmp_path) as start:
         strict = start(WEB_CONCURRENCY="1", AUGU_MAX_PIXELS="1000")
         page = browser.new_page()
         page.goto(strict.url)
         try_example(page, add(strict))
-        told(page, "400 Bad request: Invalid request body. data: More than 1000 pixels: 640 x 480.")
+        shows_alert(page, "400 Bad request: Invalid request body. data: More than 1000 pixels: 640 x 480.")
         strict.stop()
         give(page, CAT)
-        told(page, "The service does not answer. Is it running, and are you online?")
+        shows_alert(page, "The service does not answer. Is it running, and are you online?")
         page.close()
 
 
 def test_a_problem_goes_away(page: Page, token: str) -> None:
-    """After a failure the next photo is shown as if nothing had been."""
+    """After a failure the next photo is shown normally."""
     try_example(page, "wrong")
-    told(page, "401")
+    shows_alert(page, "401")
     enter(page, token)
     objects_of(page, lambda: give(page, EXAMPLE))
     expect(page.get_by_role("alert")).to_be_hidden()
@@ -321,7 +321,7 @@ def test_a_problem_goes_away(page: Page, token: str) -> None:
 
 
 def test_the_token_is_kept_only_if_asked(page: Page) -> None:
-    """It is forgotten with the page unless it is to be kept; it is forgotten when it is no longer to be."""
+    """The token is saved only while "Keep it in this browser" is checked, and never in a cookie."""
     field, keep = page.get_by_label("Token", exact=True), page.get_by_label("Keep it in this browser")
     for kept in (False, True, False):
         field.fill("a token")
@@ -366,11 +366,11 @@ def test_a_program_can_be_copied(page: Page, token: str) -> None:
     assert page.evaluate("navigator.clipboard.readText()") == page.locator("#program").inner_text()
 
 
-# --- for everybody
+# --- accessibility, size and security
 
 
 def test_the_keyboard_is_enough(page: Page, token: str) -> None:
-    """Token, photo, slider, objects and programs are reached by Tab, in this order, and used by keys."""
+    """Tab reaches the token, photo, slider, objects and programs in this order, and keys operate them."""
     cat: FilePayload = {"name": "cat.png", "mimeType": "image/png", "buffer": CAT}
     page.on("filechooser", lambda chooser: chooser.set_files(cat))
     page.keyboard.press("Tab")
@@ -405,11 +405,11 @@ def test_the_keyboard_is_enough(page: Page, token: str) -> None:
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_no_violation_of_accessibility(page: Page, token: str, scheme: Literal["light", "dark"]) -> None:
-    """Axe finds none on the empty page, beside a failure, and with objects and a program, wide and narrow."""
+    """Axe finds no violation on the empty page, with a failure, and with objects and a program, wide and narrow."""
     page.emulate_media(color_scheme=scheme)
     no_violations(page)
     try_example(page, "wrong")
-    told(page, "401")
+    shows_alert(page, "401")
     no_violations(page)
     enter(page, token)
     objects_of(page, lambda: give(page, EXAMPLE))
@@ -419,7 +419,7 @@ def test_no_violation_of_accessibility(page: Page, token: str, scheme: Literal["
 
 
 def test_a_phone_shows_it(page: Page, token: str) -> None:
-    """At a phone's width nothing is cut off, before and after a photo, and what is pressed is large enough."""
+    """At a phone's width nothing is cut off, before and after a photo, and touch targets are large enough."""
     page.set_viewport_size({"width": 360, "height": 640})
     overflow = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
     assert page.evaluate(overflow) == 0
@@ -435,7 +435,7 @@ def test_a_phone_shows_it(page: Page, token: str) -> None:
 
 
 def test_nothing_comes_from_elsewhere(context: BrowserContext, server: Server, token: str) -> None:
-    """The page asks its own server only, weighs less than 100 KB, and its policy allows nothing else."""
+    """The page loads less than 100 KB, all from its own server, and its policy allows nothing else."""
     page, weights = context.new_page(), dict[str, int]()
     page.on("response", lambda response: weights.update({response.url: len(response.body())}))
     response = page.goto(server.url, wait_until="networkidle")
@@ -451,7 +451,7 @@ def test_nothing_comes_from_elsewhere(context: BrowserContext, server: Server, t
 
 
 def test_its_policy_is_kept(browser: Browser, server: Server) -> None:
-    """The browser lets the page ask nobody else."""
+    """The browser blocks requests from the page to other servers."""
     page = browser.new_page()
     page.goto(server.url)
     assert page.evaluate("fetch('http://127.0.0.1:9/').then(() => 'sent', (error) => error.name)") == "TypeError"
@@ -461,7 +461,7 @@ def test_its_policy_is_kept(browser: Browser, server: Server) -> None:
 
 
 def test_hostile_names_are_text(page: Page) -> None:
-    """What the service says is shown as text, whatever it is."""
+    """Markup in a reply is shown as text."""
     hostile = "<img src=x onerror=alert(1)>"
     item = {"name": hostile, "x": 1, "y": 1, "width": 5, "height": 5, "score": 90}
     reply = {"statusCode": 200, "error": None, "message": "", "data": {"objects": [item], "took": 1}}
@@ -473,7 +473,7 @@ def test_hostile_names_are_text(page: Page) -> None:
 
 @pytest.mark.parametrize(("name", "width", "height"), [("page", 1000, 700), ("phone", 360, 700)])
 def test_screenshots(page: Page, token: str, tmp_path: Path, name: str, width: int, height: int) -> None:
-    """The pictures of README.md show a cup on a table."""
+    """Take the screenshots for README.md, which show a cup on a table."""
     page.set_viewport_size({"width": width, "height": height})
     enter(page, token)
     found = objects_of(page, lambda: give(page, file_of(picture("coffee"), "PNG")))

@@ -1,4 +1,4 @@
-"""Requests are counted exactly, in the database or in a Redis, and a caller who goes on asking is banned."""
+"""Quotas: requests are counted exactly, in the database or in Redis, and 50 refusals ban a user."""
 
 import json
 import math
@@ -41,7 +41,7 @@ def storage(engine: Engine) -> DatabaseStorage:
 
 
 def test_window(storage: DatabaseStorage) -> None:
-    """Counting adds up within a key's window, whose end the first count sets for good."""
+    """Counts add up within a key's window, whose end is fixed by the first count."""
     before = time.time()
     assert [storage.incr("a", 60), storage.incr("a", 1000), storage.incr("a", 60, amount=5)] == [1, 2, 7]
     assert before + 60 <= storage.get_expiry("a") <= time.time() + 60
@@ -56,7 +56,7 @@ def test_no_window(storage: DatabaseStorage) -> None:
 
 
 def test_expiry(storage: DatabaseStorage) -> None:
-    """When a window has ended its count is gone, and the next count opens a new one in the same row."""
+    """When a window has ended, its count is 0, and the next count starts a new window in the same row."""
     storage.incr("a", 1, amount=9)
     wait_until(lambda: storage.get("a") == 0, 5)
     before = time.time()
@@ -79,7 +79,7 @@ class Clock:
 
 @pytest.mark.parametrize("back", [1, 59, 60, 61, 3600, 10**9])
 def test_a_clock_set_back(engine: Engine, back: int) -> None:
-    """Neither is a window's count forgotten, nor does it last longer than a window from then on."""
+    """If the clock is set back, the window keeps its count and ends at most 60 seconds later."""
     clock = Clock()
     storage = DatabaseStorage(engine, clock)
     storage.incr("a", 60, amount=5)
@@ -96,7 +96,7 @@ def test_a_clock_set_back(engine: Engine, back: int) -> None:
 
 @pytest.mark.parametrize("forward", [60, 3600, 10**9])
 def test_a_clock_set_forward(engine: Engine, forward: int) -> None:
-    """The window is over, and the next one ends as it should by the clock as it is then."""
+    """If the clock is set forward, the window has ended, and the next one ends by the new time."""
     clock = Clock()
     storage = DatabaseStorage(engine, clock)
     storage.incr("a", 60, amount=5)
@@ -105,8 +105,8 @@ def test_a_clock_set_forward(engine: Engine, forward: int) -> None:
     assert storage.get_expiry("a") == clock.now + 60
 
 
-def test_forgetting(storage: DatabaseStorage) -> None:
-    """One key or all of them can be forgotten."""
+def test_clear_and_reset(storage: DatabaseStorage) -> None:
+    """One count or all counts can be deleted."""
     for key in "abc":
         storage.incr(key, 60)
     storage.clear("a")
@@ -117,7 +117,7 @@ def test_forgetting(storage: DatabaseStorage) -> None:
 
 
 def test_threads(storage: DatabaseStorage) -> None:
-    """8 threads that count at once never count the same."""
+    """No two of 8 threads that count at once get the same count."""
     with ThreadPoolExecutor(8) as pool:
         assert sorted(pool.map(lambda _: storage.incr("a", 60), range(200))) == list(range(1, 201))
 
@@ -128,7 +128,7 @@ def count_in(url: str, times: int) -> list[int]:
 
 
 def test_processes(engine: Engine, database_url: str, at_once: AtOnce) -> None:
-    """8 processes that count at once never count the same."""
+    """No two of 8 processes that count at once get the same count."""
     counted = at_once(count_in, database_url, 25)
     assert sorted(chain(*counted)) == list(range(1, 201))
 
@@ -146,7 +146,7 @@ CALLS: dict[str, Callable[[DatabaseStorage], object]] = {
 
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
 def test_no_table(engine: Engine, storage: DatabaseStorage, call: Callable[[DatabaseStorage], object]) -> None:
-    """A database that cannot count says so with the StorageError that callers know, never with a number."""
+    """Every method raises StorageError if the table is missing, and never returns a number."""
     database.downgrade(engine, "base")
     with pytest.raises(StorageError):
         call(storage)
@@ -162,12 +162,12 @@ def test_a_bug_in_a_statement_is_500_with_a_traceback(app: Flask, caplog: pytest
     assert "sqlalchemy.exc.NoResultFound" in caplog.text
 
 
-# --- quotas, wherever they are counted
+# --- quotas, in each storage
 
 
 @dataclass
 class Place:
-    """Where an application keeps its users and counts its requests."""
+    """Where an application stores its users and counts."""
 
     environ: dict[str, str]
 
@@ -177,7 +177,7 @@ class Place:
 
 @pytest.fixture(params=["sqlite", "postgresql", "redis"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
-    """Each of the places where requests can be counted."""
+    """Each place where requests can be counted."""
     environ = {"AUGU_DATA_DIR": str(tmp_path), "AUGU_BAN_MINUTES": "3"}
     if request.param == "postgresql":
         environ["DATABASE_URL"] = request.getfixturevalue("postgres")
@@ -196,18 +196,18 @@ def counted(place: Place, detector: FakeDetector) -> Iterator[Flask]:
 
 @given(st.integers(0, 60_000_000))
 def test_cap_of_a_whole_number(requests: int) -> None:
-    """A coefficient of a 60th of a number allows exactly that number, whatever floats make of it."""
+    """A coefficient of n / 60 gives a cap of exactly n, despite floating-point rounding."""
     assert User(coefficient=requests / 60).cap == requests
 
 
 @given(st.integers(0, 100_000_000))
 def test_cap_of_a_decimal(hundredths: int) -> None:
-    """The cap is `coefficient * 60` rounded down, of the coefficient as a person wrote it."""
+    """The cap is `coefficient * 60` rounded down, computed from the decimal coefficient."""
     assert User(coefficient=hundredths / 100).cap == hundredths * 60 // 100
 
 
 def outcomes(quotas: Quotas, user: User, times: int) -> list[bool]:
-    """Whether each of so many requests was let through."""
+    """Whether each of `times` requests passed."""
     passed = []
     for _ in range(times):
         try:
@@ -220,7 +220,7 @@ def outcomes(quotas: Quotas, user: User, times: int) -> list[bool]:
 
 @pytest.mark.parametrize("cap", [0, 1, 5])
 def test_cap(counted: Flask, cap: int) -> None:
-    """Exactly the cap is let through in a window of 60 seconds, and what is left is told on the way."""
+    """Exactly `cap` requests pass in a window of 60 seconds, and `left` shows the remaining ones."""
     quotas, user = counted.extensions[KEY].quotas, User(id=1, coefficient=cap / 60)
     left = quotas.left(user)
     assert (left.limit, left.remaining, left.reset) == (cap, cap, 0)
@@ -232,8 +232,8 @@ def test_cap(counted: Flask, cap: int) -> None:
     assert outcomes(quotas, User(id=2, coefficient=1), 1) == [True]
 
 
-def test_counting_tells_what_is_left(counted: Flask) -> None:
-    """The window after a request is known from counting it, and from the refusal as well."""
+def test_count_returns_the_quota(counted: Flask) -> None:
+    """Counting a request returns the quota after it, and QuotaExceeded has it too."""
     quotas, user = counted.extensions[KEY].quotas, User(id=1, coefficient=2 / 60)
     told = [quotas.count(user), quotas.count(user)]
     with pytest.raises(QuotaExceeded) as refusal:
@@ -241,7 +241,7 @@ def test_counting_tells_what_is_left(counted: Flask) -> None:
     told.append(refusal.value.quota)
     assert [(quota.limit, quota.remaining) for quota in told] == [(2, 1), (2, 0), (2, 0)]
     for quota in told:
-        assert quota.ends == pytest.approx(quotas.left(user).ends, abs=1.5)  # Redis tells whole seconds
+        assert quota.ends == pytest.approx(quotas.left(user).ends, abs=1.5)  # Redis has whole seconds
 
 
 @pytest.fixture(scope="module")
@@ -285,12 +285,12 @@ def let_through(place: Place) -> int:
 
 
 def test_exact_in_processes(place: Place, at_once: AtOnce) -> None:
-    """Of 88 requests of a user to 8 processes at once, exactly 48 are let through."""
+    """Of 88 requests of a user to 8 processes at once, exactly 48 pass."""
     assert sum(at_once(let_through, place)) == 48
 
 
 def test_ban(counted: Flask) -> None:
-    """The 50th refusal bans for the configured minutes, and the refusals are counted anew."""
+    """The 50th refusal bans for the configured minutes, and resets the count of refusals."""
     service = counted.extensions[KEY]
     with Session(service.engine, expire_on_commit=False) as session, session.begin():
         user = accounts.create(session, "alice", coefficient=0)
@@ -312,12 +312,12 @@ def test_ban(counted: Flask) -> None:
 
 
 def test_removed_meanwhile(counted: Flask) -> None:
-    """A user who is removed while asking is refused like everybody."""
+    """A user who was removed meanwhile is refused like any other, without an error."""
     assert outcomes(counted.extensions[KEY].quotas, User(id=404, coefficient=0), 51) == [False] * 51
 
 
 def test_replies(counted: Flask) -> None:
-    """A caller sees the cap's replies, 50 of 429, then 403 with the seconds of the ban, then, unbanned, 429 again."""
+    """Within the cap the reply is 200, then 429 fifty times, then 403 with the ban's seconds; once unbanned, 429."""
     service, client = counted.extensions[KEY], counted.test_client()
     headers = {"Authorization": add_user_to(service, coefficient=2 / 60)}
     replies = [client.get("/session", headers=headers) for _ in range(54)]
@@ -333,8 +333,8 @@ def test_replies(counted: Flask) -> None:
     assert client.get("/session", headers=headers).status_code == 429
 
 
-def test_storage_gone(counted: Flask, place: Place, detector: FakeDetector, photo: str) -> None:
-    """When nothing can be counted nothing is let through: 503 in the envelope, and the detector sees no photo."""
+def test_the_counts_are_unavailable(counted: Flask, place: Place, detector: FakeDetector, photo: str) -> None:
+    """If requests cannot be counted, the reply is 503 in the envelope, and the detector gets no photo."""
     service, client = counted.extensions[KEY], counted.test_client()
     headers = {"Authorization": add_user_to(service)}
     assert client.post(OBJECTS, data=photo, headers=headers).status_code == 200
@@ -355,8 +355,8 @@ def test_storage_gone(counted: Flask, place: Place, detector: FakeDetector, phot
     assert len(detector.seen) == 1
 
 
-def test_users_gone(counted: Flask, detector: FakeDetector, photo: str) -> None:
-    """When nobody can be looked up nobody is let in, and the service is not ready."""
+def test_the_users_are_unavailable(counted: Flask, detector: FakeDetector, photo: str) -> None:
+    """If users cannot be looked up, the reply is 503, and the detector gets no photo."""
     service, client = counted.extensions[KEY], counted.test_client()
     headers = {"Authorization": add_user_to(service)}
     with service.engine.begin() as connection:
@@ -366,7 +366,7 @@ def test_users_gone(counted: Flask, detector: FakeDetector, photo: str) -> None:
 
 
 def test_a_changed_cap_starts_a_new_window(counted: Flask) -> None:
-    """A user whose cap was changed has all of the new cap at once: requests under the old one do not count."""
+    """A user whose cap was changed gets the whole new cap at once: earlier requests no longer count."""
     quotas = counted.extensions[KEY].quotas
     before, after = User(id=1, coefficient=2 / 60), User(id=1, coefficient=3 / 60)
     assert outcomes(quotas, before, 3) == [True, True, False]
@@ -377,7 +377,7 @@ def test_a_changed_cap_starts_a_new_window(counted: Flask) -> None:
 
 @contextmanager
 def statements(engine: Engine) -> Iterator[list[str]]:
-    """The first word of each SQL statement that is sent meanwhile."""
+    """The first word of each SQL statement that is sent within the context."""
     sent: list[str] = []
 
     def note(_: object, __: object, statement: str, *___: object) -> None:
@@ -393,7 +393,7 @@ USER, COUNTED, LEFT = "SELECT", "INSERT", "SELECT"
 
 @pytest.mark.parametrize("place", ["sqlite", "postgresql"], indirect=True)
 def test_statements(counted: Flask) -> None:
-    """Each request looks up its user once, and counts or reads the quota once; a 429 counts the refusal as well."""
+    """Each request looks up its user once and counts or reads the quota once; a 429 also counts the refusal."""
     service, client = counted.extensions[KEY], counted.test_client()
     headers = {"Authorization": add_user_to(service, coefficient=1 / 60)}
     sent = {}
@@ -429,7 +429,7 @@ def fill(service: Service) -> Iterator[None]:
 
 
 def test_reset_is_rounded_up(storage: DatabaseStorage, engine: Engine) -> None:
-    """A caller who waits as long as it is told finds a new window."""
+    """X-Ratelimit-Reset is rounded up, so that a caller who waits for it finds a new window."""
     quotas, user = Quotas(engine, "", 10), User(id=1, coefficient=1)
     quotas.count(user)
     with Session(engine) as session:

@@ -87,13 +87,13 @@ MARKDOWN = sorted([*ROOT.glob("*.md"), *ROOT.glob("[!.]*/*.md")])
 
 @pytest.mark.parametrize("document", MARKDOWN, ids=lambda path: str(path.relative_to(ROOT)))
 def test_links(document: Path) -> None:
-    """Every relative link leads to a file that is there."""
+    """Every relative link leads to an existing file."""
     assert [path for path in links(document) if not path.exists()] == []
 
 
 @pytest.mark.parametrize("document", MARKDOWN, ids=lambda path: str(path.relative_to(ROOT)))
 def test_names_of_files_and_tests(document: Path) -> None:
-    """A file of this project or a test that a document names is there."""
+    """Every file and test that a document names exists."""
     text = document.read_text()
     files = re.findall(r"`((?:augu_api|benchmarks|deploy|docs|examples|tests|weights)/[\w./-]*)`", text)
     assert [file for file in files if not (ROOT / file).exists()] == []
@@ -122,11 +122,11 @@ def test_every_block_has_a_language(document: Path) -> None:
 
 @pytest.mark.parametrize("command", ALL, ids=lambda command: command.text[:60])
 def test_every_command_is_known(command: Command) -> None:
-    """A new command is run here, or says why it is not."""
+    """Every command in the documents is in RUNS, or in ELSEWHERE with the reason."""
     assert program(command) in RUNS or elsewhere(command), f"Add {command.text!r} to RUNS or ELSEWHERE"
 
 
-def test_no_reason_is_left_over() -> None:
+def test_every_listed_command_is_in_a_document() -> None:
     """Every name in RUNS and ELSEWHERE is in a document."""
     assert [start for start in ELSEWHERE if not any(command.text.startswith(start) for command in ALL)] == []
     assert {program(command) for document in DOCUMENTS for command in run_here(document)} == RUNS
@@ -221,12 +221,12 @@ def test_commands(document: Path, site: Site, postgres_server: Postgres, redis: 
             (site.folder / picture).unlink()
 
 
-# --- what is not run by that
+# --- what test_commands does not run
 
 
 @pytest.fixture
 def calling(site: Site) -> Iterator[list[int]]:
-    """A client that calls the server all the time; the statuses of the replies."""
+    """A client that calls the server in a loop; yields the statuses of the replies."""
     statuses: list[int] = []
     stopped = threading.Event()
 
@@ -278,7 +278,7 @@ def test_backup_of_postgresql(site: Site, postgres: str, serve: Serve) -> None:
 
 
 def test_procfile(tmp_path: Path, postgres: str) -> None:
-    """A platform needs to run no more than the lines of the Procfile, with its own port and database."""
+    """A platform only has to run the lines of the Procfile, with its own port and database."""
     port = free_port()
     env = os.environ | {
         "PATH": f"{BIN}:{os.environ['PATH']}",

@@ -1,4 +1,4 @@
-"""What an operator sees: one log line for each request, and metrics."""
+"""The request log and the metrics."""
 
 import json
 import subprocess
@@ -102,7 +102,7 @@ def counted(client: FlaskClient) -> Callable[[], Samples]:
 
 
 def test_no_metrics(tmp_path: Path, detector: FakeDetector) -> None:
-    """Metrics are refused to all while no token is set."""
+    """While no token is set, metrics are refused to everyone."""
     app = create_app(Settings.from_env({"AUGU_DATA_DIR": str(tmp_path)}), detector)
     for headers in ({}, {"Authorization": "Bearer "}, {"Authorization": f"Bearer {METRICS_TOKEN}"}):
         reply = app.test_client().get("/metrics", headers=headers)
@@ -114,19 +114,19 @@ def test_no_metrics(tmp_path: Path, detector: FakeDetector) -> None:
     "authorization", [None, "Bearer", f"Basic {METRICS_TOKEN}", f"Bearer {METRICS_TOKEN}x", "Bearer é", METRICS_TOKEN]
 )
 def test_wrong_metrics_token(client: FlaskClient, authorization: str | None) -> None:
-    """Metrics are shown to the bearer of the token alone; another caller gets 401."""
+    """Metrics need the metrics token; with any other the reply is 401."""
     headers = {"Authorization": authorization} if authorization else {}
     reply = client.get("/metrics", headers=headers)
     assert (reply.status_code, json.loads(reply.data)["error"]) == (401, "Unauthorized")
 
 
 def test_a_users_token_shows_no_metrics(client: FlaskClient, auth: dict[str, str]) -> None:
-    """A user of the API is not an operator."""
+    """A token of an API user does not give access to the metrics."""
     assert client.get("/metrics", headers=auth).status_code == 401
 
 
 def test_requests(client: FlaskClient, auth: dict[str, str], counted: Callable[[], Samples], photo: str) -> None:
-    """Requests are counted and timed by route, and counted by status and agent; an unknown path is no new label."""
+    """Requests are counted and timed by route, and counted by status and agent; an unknown path adds no label."""
     for path in ("/nowhere", "/nowhere/else"):
         client.get(path)
     for _ in range(3):
@@ -144,7 +144,7 @@ def test_requests(client: FlaskClient, auth: dict[str, str], counted: Callable[[
 
 
 def test_objects(client: FlaskClient, auth: dict[str, str], counted: Callable[[], Samples], photo: str) -> None:
-    """The objects that were returned are counted by name, those left out are not."""
+    """Only the objects that were returned are counted, by name."""
     client.post(f"{OBJECTS}?min_score=0&limit=2", data=photo, headers=auth)
     client.post(OBJECTS, data=photo, headers=auth)
     client.post(f"{OBJECTS}?names=cat", data=photo, headers=auth)
@@ -153,14 +153,14 @@ def test_objects(client: FlaskClient, auth: dict[str, str], counted: Callable[[]
 
 
 def test_model(client: FlaskClient) -> None:
-    """The facts of the loaded model are shown."""
+    """The metrics show the facts of the loaded model."""
     assert samples(client)["augu_model_info", "none", "fake", "0"] == 1
 
 
 def test_refusals(
     client: FlaskClient, service: Service, add_user: AddUser, counted: Callable[[], Samples], photo: str
 ) -> None:
-    """Each gate's refusals are counted under its own reason."""
+    """Each gate's refusals are counted with its own reason."""
 
     def post(authorization: str, data: str = photo) -> int:
         return client.post(OBJECTS, data=data, headers={"Authorization": authorization}).status_code
@@ -184,10 +184,10 @@ def test_refusals(
     assert {reason: now["augu_refusals_total", reason] for reason in reasons} == dict.fromkeys(reasons, 1)
 
 
-def test_a_full_line_is_not_counted_against_the_user(
+def test_a_full_queue_does_not_use_up_the_quota(
     client: FlaskClient, service: Service, add_user: AddUser, photo: str
 ) -> None:
-    """A request that finds the line full leaves the quota as it was."""
+    """A request that is refused because the queue is full does not count towards the quota."""
     headers = {"Authorization": add_user()}
     with ExitStack() as slots:
         for _ in range(service.settings.queue + 1):
@@ -197,8 +197,8 @@ def test_a_full_line_is_not_counted_against_the_user(
     assert reply.headers["X-Ratelimit-Remaining"] == "48"
 
 
-def test_agents_of_strangers(client: FlaskClient, auth: dict[str, str], counted: Callable[[], Samples]) -> None:
-    """A caller without a valid token cannot make up labels, nor use up the 50 names."""
+def test_agents_without_a_token(client: FlaskClient, auth: dict[str, str], counted: Callable[[], Samples]) -> None:
+    """A caller without a valid token cannot create labels or use up the 50 names."""
     for n in range(2 * MAX_AGENTS):
         client.get("/session", headers={"User-Agent": f"stranger-{n}"})
     client.get("/session", headers=auth | {"User-Agent": "friend/1"})
@@ -210,7 +210,7 @@ def test_agents_of_strangers(client: FlaskClient, auth: dict[str, str], counted:
 
 @pytest.mark.parametrize("shared", [True, False])
 def test_agents(tmp_path: Path, shared: bool) -> None:
-    """The first 50 names are labels, then every new one is `other`; two workers with one folder share the names."""
+    """The first 50 names become labels, every later one is `other`; two workers with one folder share the names."""
     one = Agents(tmp_path if shared else None)
     two = Agents(tmp_path) if shared else one
     names = [f"bot{n}" for n in range(60)]
@@ -220,8 +220,8 @@ def test_agents(tmp_path: Path, shared: bool) -> None:
         assert [agents.label(name, may_be_new=True) for name in names] == labels
 
 
-def test_agents_known_elsewhere(tmp_path: Path) -> None:
-    """A worker learns the others' names when it sees them, and a restarted one knows them still."""
+def test_agents_of_other_workers(tmp_path: Path) -> None:
+    """A worker learns another worker's name when it may add it, and a name is stored only once."""
     one, two = Agents(tmp_path), Agents(tmp_path)
     assert one.label("bot", may_be_new=True) == "bot"
     assert two.label("bot", may_be_new=False) == OTHER
@@ -235,14 +235,14 @@ def label_all(folder: Path) -> list[str]:
 
 
 def test_agents_at_once(tmp_path: Path, at_once: Callable[..., list[list[str]]]) -> None:
-    """Of 8 workers that meet 60 names at once, all agree on the same 50."""
+    """8 workers that get the same 60 names at once agree on the same 50."""
     [labels] = {tuple(labels) for labels in at_once(label_all, tmp_path)}
     assert labels == (*(f"bot{n}" for n in range(50)), *[OTHER] * 10)
 
 
 @given(st.text(max_size=300))
 def test_any_user_agent(user_agent: str) -> None:
-    """Whatever a User-Agent says, its label is a short product name from its beginning, or `other`."""
+    """The label of any User-Agent is the short product name at its start, or `other`."""
     label = Agents(None).label(user_agent, may_be_new=True)
     assert label == OTHER or (user_agent.startswith(label) and 0 < len(label) <= 40 and label.isascii())
     assert not set(label) & set(' "\\\n/{},')
@@ -250,6 +250,6 @@ def test_any_user_agent(user_agent: str) -> None:
 
 @pytest.mark.parametrize("user_agent", ["", "/1", "(X11)", "é", "a" * 41, "two words", "a,b"])
 def test_odd_user_agents(user_agent: str) -> None:
-    """No product name, or none of a sane length, is `other`."""
+    """A User-Agent without a product name, or with one that is too long, becomes `other`."""
     expected = "two" if user_agent == "two words" else OTHER
     assert Agents(None).label(user_agent, may_be_new=True) == expected

@@ -6,7 +6,7 @@ from tests.servers import Serve
 
 
 def test_a_photo_is_served(serve: Serve) -> None:
-    """Two workers, a token from the command line, a photo of a person."""
+    """Two workers detect the person in a photo, with a token from the command line."""
     server = serve(WEB_CONCURRENCY="2")
     token = server.run("users", "add", "alice", "--grant", "IMAGES_OBJECTS", "--grant", "EXPERIMENTAL").strip()
     found = Client(server.url, token).objects(picture("astronaut"))

@@ -1,4 +1,4 @@
-"""Requests whose end two servers may see in different places: behind nginx and without it, no hidden one is served."""
+"""Request smuggling: a request hidden in another one is never served, with and without nginx."""
 
 import socket
 from contextlib import suppress
@@ -68,7 +68,7 @@ def server(serve: Serve) -> Server:
 
 
 def send(port: int, request: str) -> None:
-    """Send it, and wait until nothing more comes back; nginx forwards nothing of a client who has hung up."""
+    """Send the request and read all replies; nginx forwards nothing from a client that has disconnected."""
     with socket.create_connection(("127.0.0.1", port), timeout=0.5) as client, suppress(ConnectionError, TimeoutError):
         client.sendall(request.encode("latin-1"))
         while client.recv(65536):
@@ -76,13 +76,13 @@ def send(port: int, request: str) -> None:
 
 
 def served(server: Server) -> list[str]:
-    """The ids of the requests that the application has seen."""
+    """The ids of the requests that the application has logged."""
     return [record["id"] for record in server.records if "id" in record]
 
 
 @pytest.mark.parametrize("way", ["behind nginx", "without nginx"])
 def test_no_hidden_request_is_served(server: Server, nginx: Nginx, way: str) -> None:
-    """Each shape is one request, or none; and a request that is asked for is seen."""
+    """Each shape is treated as one request or none; the hidden request on its own is served."""
     port = nginx(server.port) if way == "behind nginx" else server.port
     token = add(server, coefficient=1000)
     found = []

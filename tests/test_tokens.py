@@ -1,4 +1,4 @@
-"""A token is exactly what was issued, and a bitfield exactly what is documented."""
+"""Tokens: only issued ones are valid; and the documented bits of the flags."""
 
 import ast
 import base64
@@ -34,14 +34,14 @@ def jws(header: str = HEADER, payload: str = PAYLOAD, secret: str = SECRET, dige
 
 @given(st.integers(1, 2**63 - 1), st.integers(0, 10**18), st.text("abc-_€", min_size=32))
 def test_round_trip(user_id: int, issued_at: int, secret: str) -> None:
-    """What was issued under a secret is read under it, whoever it is for and whenever."""
+    """A token issued with a secret can be read with it, for any user and any time."""
     token = Token(user_id, issued_at)
     assert read((secret,), issue(secret, token)) == token
 
 
 @given(st.lists(st.text("abc", min_size=32, max_size=34), min_size=1, max_size=10, unique=True), st.data())
 def test_any_of_our_secrets(secrets: list[str], data: st.DataObject) -> None:
-    """What one of the secrets signed is read under all of them, and not once that one is gone."""
+    """A token signed with one of several secrets is valid, and invalid once that secret is removed."""
     signer = data.draw(st.sampled_from(secrets))
     text = issue(signer, TOKEN)
     assert read(tuple(secrets), text) == TOKEN
@@ -50,7 +50,7 @@ def test_any_of_our_secrets(secrets: list[str], data: st.DataObject) -> None:
 
 
 def test_form() -> None:
-    """A token is the documented JWS: the same header, `<id>:<ms>`, HMAC-SHA256, and always the same text."""
+    """A token is the documented JWS: a fixed header, the payload `<id>:<ms>` and HMAC-SHA256."""
     text = issue(SECRET, TOKEN)
     assert text == issue(SECRET, TOKEN) == jws()
     assert text.startswith("eyJhbGciOiJIUzI1NiJ9.MzY3MzAyNTkzNzUzNjQ1MDU3OjE2MTk3ODIzMDA2NjQ.")
@@ -89,7 +89,7 @@ def test_issued_by_another_library(secret: str, token: Token, text: str) -> None
 
 @pytest.mark.parametrize("module", [tokens, monitoring])
 def test_secrets_are_compared_in_constant_time(module: ModuleType) -> None:
-    """The function that compares a caller's text with a secret calls hmac.compare_digest and uses no == beside it."""
+    """The functions that compare a caller's text with a secret use hmac.compare_digest and never ==."""
     tree = ast.parse(Path(module.__file__ or "").read_text())
     functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
     [comparing] = [node for node in functions if "hmac.compare_digest(" in ast.unparse(node)]
@@ -142,21 +142,21 @@ WRONG = {
 
 @pytest.mark.parametrize("text", WRONG.values(), ids=WRONG)
 def test_wrong(text: str) -> None:
-    """Another algorithm, header, payload, encoding or secret is not a token, and nothing but InvalidToken is raised."""
+    """A text with another algorithm, header, payload, encoding or secret raises InvalidToken."""
     with pytest.raises(InvalidToken):
         read((SECRET,), text)
 
 
 @pytest.mark.parametrize("last", sorted(set(ALPHABET) - {SIGNATURE[-1]}))
 def test_non_canonical_signature(last: str) -> None:
-    """The last character carries two unused bits: each other spelling is refused, those of the same bytes as well."""
+    """Other spellings of the last character are refused, even those that differ only in its two unused bits."""
     with pytest.raises(InvalidToken):
         read((SECRET,), GOOD[:-1] + last)
 
 
 @given(st.data())
 def test_changed(data: st.DataObject) -> None:
-    """A token with any one character changed is not a token."""
+    """A token with one changed character is invalid."""
     at = data.draw(st.integers(0, len(GOOD) - 1))
     character = data.draw(st.characters(min_codepoint=33, max_codepoint=255).filter(lambda c: c != GOOD[at]))
     with pytest.raises(InvalidToken):
@@ -165,7 +165,7 @@ def test_changed(data: st.DataObject) -> None:
 
 @given(st.text() | st.lists(st.text(f"{ALPHABET}=", max_size=40), min_size=1, max_size=5).map(".".join))
 def test_any_text(text: str) -> None:
-    """Whatever a caller sends, reading it raises InvalidToken and nothing else."""
+    """Reading any text raises InvalidToken and nothing else."""
     with pytest.raises(InvalidToken):
         read((SECRET,), text)
 

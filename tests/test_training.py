@@ -1,4 +1,4 @@
-"""Training a model further and measuring it, on coins: a photo that comes with scikit-image."""
+"""Fine-tuning and evaluating a model on scikit-image's photo of coins."""
 
 import json
 import re
@@ -65,7 +65,7 @@ def write_set(folder: Path, columns: tuple[int, int], count: int, seed: int) -> 
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with 24 photos of some coins to learn from, "train", and 6 of others, "validation"."""
+    """A folder with 24 photos of some coins in "train", and 6 photos of other coins in "validation"."""
     folder = tmp_path_factory.mktemp("photos")
     write_set(folder / "train", (0, 208), 24, 0)
     write_set(folder / "validation", (208, 384), 6, 1)
@@ -94,22 +94,22 @@ def untrained(folder: Path) -> nn.Module:
 
 
 def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
-    """Whether all weights of the first are bit for bit those of the other."""
+    """Whether all weights of the first are identical to those of the other."""
     return all(torch.equal(one[name], other[name]) for name in one)
 
 
 def measured(model: object, photos: Path) -> dict[str, Any]:
-    """What `weights evaluate` says of a model on the coins for validation."""
+    """The JSON of `weights evaluate` for a model on the validation photos."""
     command = ["evaluate", model, *of("", photos / "validation"), "--json"]
     return dict(json.loads(done(run(*command, folder=photos))))
 
 
-# --- a whole training
+# --- a whole training run
 
 
 @pytest.fixture(scope="module")
 def coins(photos: Path) -> Path:
-    """The folder of the bundled model after it has learnt what a coin is."""
+    """The folder of the bundled model, fine-tuned on coins."""
     sets = *of("", photos / "train"), *of("validation-", photos / "validation")
     pace = "--steps", 40, "--batch", 4, "--rate", 1e-3, "--trunk-rate", 2e-4, "--validate", 20
     result = run("train", "bundled", *sets, *pace, "--output", photos / "coins", folder=photos)
@@ -134,8 +134,8 @@ def test_coins_are_learnt(photos: Path, coins: Path) -> None:
     assert (row["name"], row["objects"]) == ("coin", len(boxes))
 
 
-def test_what_is_left(photos: Path, coins: Path) -> None:
-    """The folder has the weights, their facts, export and card, and nothing that only the training needed."""
+def test_the_folder_of_a_trained_model(photos: Path, coins: Path) -> None:
+    """The folder has the weights, facts, export and card, and no temporary files of the training run."""
     names = ["README.md", "curves.png", "model.json", "model.onnx", "model.pth", "worst.png"]
     assert sorted(path.name for path in coins.iterdir()) == names
     facts = json.loads((coins / "model.json").read_text())
@@ -161,7 +161,7 @@ def test_what_is_left(photos: Path, coins: Path) -> None:
 
 
 @pytest.mark.parametrize("engine", ["onnx", "torchvision"])
-def test_what_is_learnt_is_served(photos: Path, coins: Path, engine: str) -> None:
+def test_a_trained_model_is_served(photos: Path, coins: Path, engine: str) -> None:
     """AUGU_MODEL takes the folder, and both engines find the coins of a photo."""
     env = {"AUGU_DATA_DIR": str(photos / "data"), "AUGU_MODEL": str(coins), "AUGU_ENGINE": engine}
     detector = load(Settings.from_env(env))
@@ -180,9 +180,9 @@ def few(folder: Path, count: int) -> list[object]:
 
 
 def test_some_photos_are_held_out(tmp_path: Path) -> None:
-    """Without photos for validation every tenth is held out; the same seed gives the same weights again.
+    """Without photos for validation every tenth is held out; the same seed gives the same weights.
 
-    Parts that are to stay as they are do.
+    Frozen parts do not change.
     """
     options, hashes = [*few(tmp_path, 11), "--freeze", "backbone", "--freeze", "rpn"], []
     for _ in range(2):
@@ -198,8 +198,8 @@ def test_some_photos_are_held_out(tmp_path: Path) -> None:
     assert same(frozen, weights)
 
 
-def test_nothing_to_find_in_the_validation(tmp_path: Path) -> None:
-    """Without objects no weights are better than others: training ends when patience does, and the model is kept."""
+def test_a_validation_set_without_objects(tmp_path: Path) -> None:
+    """If no validation photo has objects, training stops after `--patience` validations and saves the model."""
     options = [*few(tmp_path, 2), "--steps", 9, "--patience", 1]
     path = tmp_path / "few" / "boxes.json"
     content = json.loads(path.read_text())
@@ -210,10 +210,10 @@ def test_nothing_to_find_in_the_validation(tmp_path: Path) -> None:
     assert "Trained on 1 photos for 2 steps" in (tmp_path / "model" / "README.md").read_text()
 
 
-def test_an_end_that_fails_can_be_tried_again(tmp_path: Path) -> None:
-    """If the model cannot be written after its training, the same command does that without training again.
+def test_a_failed_export_can_be_repeated(tmp_path: Path) -> None:
+    """If the trained model cannot be written, the same command writes it later without training again.
 
-    With more steps it goes on, and what was better before is kept.
+    With more steps, training continues, and better weights from before are kept.
     """
     options, model = few(tmp_path, 2), tmp_path / "model"
     obstacle = model / "model.onnx.part"
@@ -224,7 +224,9 @@ def test_an_end_that_fails_can_be_tried_again(tmp_path: Path) -> None:
     weights = (model / "model.pth").read_bytes()
     obstacle.rmdir()
     shutil.copytree(model, tmp_path / "other")
-    done(run("train", "bundled", *options, "--seed", 1, folder=tmp_path))  # with which training would give others
+    done(
+        run("train", "bundled", *options, "--seed", 1, folder=tmp_path)
+    )  # training with another seed would give other weights
     assert (model / "model.pth").read_bytes() == weights
     assert not (model / "checkpoint.pth").exists()
     assert "for 2 steps" in (model / "README.md").read_text()
@@ -243,7 +245,7 @@ def lose_a_photo(folder: Path) -> None:
 
 
 def spoil(content: object) -> Callable[[Path], object]:
-    """Write something else into the file of the boxes."""
+    """Overwrite the file of the boxes."""
     text = content if isinstance(content, str) else json.dumps(content)
     return lambda folder: (folder / "boxes.json").write_text(text)
 
@@ -272,7 +274,7 @@ def assert_one_line(result: Result, message: str) -> None:
 
 @pytest.mark.parametrize(("change", "message"), BAD_SETS.values(), ids=BAD_SETS)
 def test_sets_that_cannot_be_used(tmp_path: Path, change: Callable[[Path], object], message: str) -> None:
-    """A set that is not in COCO's format or lacks a photo is one line that says which, before anything is trained."""
+    """A set that is not in COCO's format or lacks a photo is refused with one line before training starts."""
     for name in ("good", "bad"):
         write_set(tmp_path / name, (0, 208), 2, 0)
     change(tmp_path / "bad")
@@ -285,7 +287,7 @@ def test_sets_that_cannot_be_used(tmp_path: Path, change: Callable[[Path], objec
 
 @pytest.mark.parametrize("count", [0, 1])
 def test_too_few_photos(tmp_path: Path, count: int) -> None:
-    """A set of which nothing is left to train with is refused."""
+    """A set that is too small to leave a photo for training is refused."""
     options = few(tmp_path, count)
     message = f"has {count} photos: too few to train with."
     assert_one_line(run("train", "bundled", *options, folder=tmp_path), message)
@@ -321,7 +323,7 @@ def dataset_of(folder: Path, ignore: Path | None = None) -> PhotoDataset:
 
 
 def bright(folder: Path) -> Path:
-    """A black photo, wider than high, with three white boxes; of two the file says more."""
+    """A wide black photo with three white boxes, of which one has a score and one is a crowd."""
     folder.mkdir()
     corners = [(10, 20, 50, 60), (80, 10, 130, 50), (150, 40, 190, 90)]
     photo = np.zeros((100, 200, 3), np.uint8)
@@ -339,7 +341,7 @@ def bright(folder: Path) -> Path:
 
 
 def test_boxes_are_read(tmp_path: Path) -> None:
-    """A box has its category's label and its score, 1 if the file says none; crowds and --ignore are to be ignored."""
+    """A box has its category's label and its score (default 1); crowds and the boxes of --ignore are ignored."""
     folder = bright(tmp_path / "bright")
     ignore = tmp_path / "ignore.json"
     ignore.write_text(json.dumps({"annotations": [{"image_id": 3, "bbox": [1, 2, 3, 4]}]}))
@@ -354,7 +356,7 @@ def test_boxes_are_read(tmp_path: Path) -> None:
 
 
 def test_photos_change_with_their_boxes(tmp_path: Path) -> None:
-    """However a photo is changed, its boxes stay on what they show, with their scores; the seed says how."""
+    """Augmentation moves boxes together with their objects and keeps their scores; the seed determines it."""
     photos = dataset_of(bright(tmp_path / "bright"))
     seen: Counter[str] = Counter()
     for seed in range(60):
@@ -378,7 +380,7 @@ def test_photos_change_with_their_boxes(tmp_path: Path) -> None:
 
 
 def test_photos_without_boxes(tmp_path: Path) -> None:
-    """A photo without boxes has a target of empty boxes, of the same kind as others."""
+    """A photo without boxes has a target with empty tensors of the usual types."""
     write_set(tmp_path / "set", (0, 208), 1, 0)
     photos = PhotoDataset([tmp_path / "set" / "0.png"], [[]])
     for seed in range(10):
@@ -393,7 +395,7 @@ def test_photos_without_boxes(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("photos", "batch"), [(7, 3), (2, 5), (12, 4), (1, 1)])
 def test_the_order_of_photos(photos: int, batch: int) -> None:
-    """Each photo comes once before any comes again, each time with another seed, in batches of the recipe's size."""
+    """Each photo comes once per epoch, each time with another seed, in batches of the recipe's size."""
     recipe = Recipe(steps=20, batch=batch, seed=5)
     batches = list(ResumableSampler(photos, recipe, 0))
     assert [len(one) for one in batches] == [batch] * 20
@@ -406,15 +408,15 @@ def test_the_order_of_photos(photos: int, batch: int) -> None:
 
 @pytest.mark.parametrize("start", [0, 1, 7, 19, 20])
 def test_the_order_of_photos_is_resumed(start: int) -> None:
-    """From a later step on the batches are those that would have come."""
+    """Starting at a later step gives the same batches as an uninterrupted run."""
     recipe = Recipe(steps=20, batch=3, seed=5)
     whole, rest = list(ResumableSampler(7, recipe, 0)), ResumableSampler(7, recipe, start)
     assert list(rest) == whole[start:]
     assert len(rest) == 20 - start
 
 
-def test_a_seed_gives_its_order_and_its_changes(tmp_path: Path) -> None:
-    """Another seed gives another order of the photos, and changes them otherwise."""
+def test_the_seed_determines_order_and_augmentation(tmp_path: Path) -> None:
+    """Another seed gives another order of the photos and other augmentations."""
     photos = dataset_of(bright(tmp_path / "bright"))
     one, other = (next(iter(ResumableSampler(100, Recipe(batch=20, seed=seed), 0))) for seed in (0, 1))
     assert [index for index, _ in one] != [index for index, _ in other]
@@ -428,7 +430,7 @@ SHORT = Recipe(steps=4, batch=2, warmup=2, rate=1e-3, trunk_rate=1e-3, workers=0
 
 
 def trained(photos: Path, checkpoint: Path, recipe: Recipe, until: int = 99) -> tuple[list[int], dict[str, Tensor]]:
-    """The steps that were made, and the weights after them."""
+    """The steps that were run, and the weights after them."""
     steps: list[int] = []
 
     def watch(step: int, losses: dict[str, Tensor], average: nn.Module) -> bool:
@@ -441,8 +443,8 @@ def trained(photos: Path, checkpoint: Path, recipe: Recipe, until: int = 99) -> 
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
-def test_a_training_goes_on_where_it_was(photos: Path, tmp_path: Path, optimizer: str) -> None:
-    """Stopped and started again, it gives bit for bit the weights of a training in one go."""
+def test_training_resumes_exactly(photos: Path, tmp_path: Path, optimizer: str) -> None:
+    """Training that is stopped and resumed gives exactly the weights of an uninterrupted run."""
     recipe = replace(SHORT, optimizer=optimizer)
     steps, whole = trained(photos, tmp_path / "whole", recipe)
     assert steps == [1, 2, 3, 4]
@@ -457,8 +459,8 @@ def test_a_training_goes_on_where_it_was(photos: Path, tmp_path: Path, optimizer
     assert same(rest, whole)
 
 
-def test_a_seed_gives_its_weights(photos: Path, tmp_path: Path) -> None:
-    """The same seed gives bit for bit the same weights, another one gives others."""
+def test_the_seed_determines_the_weights(photos: Path, tmp_path: Path) -> None:
+    """The same seed gives exactly the same weights, and another seed gives others."""
     weights = [trained(photos, tmp_path / str(at), replace(SHORT, seed=seed))[1] for at, seed in enumerate((0, 0, 1))]
     assert same(weights[0], weights[1])
     assert not same(weights[0], weights[2])
@@ -466,16 +468,16 @@ def test_a_seed_gives_its_weights(photos: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("frozen", [("backbone", "rpn"), ("roi_heads",), ("backbone.dark3",)])
 def test_frozen_parts_stay(photos: Path, tmp_path: Path, frozen: tuple[str, ...]) -> None:
-    """Frozen parts stay bit for bit as they were, all others that are trained move."""
+    """Frozen parts do not change at all, and all trained parts do."""
     before = untrained(tmp_path).state_dict()
     _, after = trained(photos, tmp_path / "checkpoint", replace(SHORT, frozen=frozen))
     for name, value in before.items():
-        stays = name.startswith((*frozen, "rpn.head.names"))  # what chooses the proposals is not trained
+        stays = name.startswith((*frozen, "rpn.head.names"))  # no loss trains the class map of the RPN
         assert torch.equal(after[name], value) == stays, name
 
 
 def test_models_with_batch_norm_are_trained(photos: Path, tmp_path: Path) -> None:
-    """A model of torchvision's own can be trained as well: its statistics are averaged, its counters taken over."""
+    """A torchvision model can be trained: its batch norm statistics are averaged, and its counters copied."""
     torch.manual_seed(0)
     make = torchvision.models.detection.fasterrcnn_mobilenet_v3_large_320_fpn
     module = make(weights=None, weights_backbone=None, num_classes=2)

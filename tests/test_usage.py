@@ -1,4 +1,4 @@
-"""`augu-api usage`: what it counts in a request log, and that nothing in a log can mislead it."""
+"""`augu-api usage`: what it counts in a request log, and that forged lines cannot mislead it."""
 
 import io
 import json
@@ -153,7 +153,7 @@ def test_percentiles(milliseconds: list[float]) -> None:
         assert row[f"p{percent} ms"] == pytest.approx(exact, abs=0.026 * exact + 0.051)
 
 
-# --- what is not
+# --- what is not counted
 
 
 FORGED = {
@@ -191,7 +191,7 @@ FORGED = {
 
 @pytest.mark.parametrize("forged", FORGED.values(), ids=FORGED)
 def test_skipped(forged: bytes) -> None:
-    """What is not exactly a line of the request log is not counted, and the lines beside it are."""
+    """A line that is not exactly in the format of the request log is skipped; other lines are counted."""
     [row] = rows_of(line() + forged + line())
     assert row["requests"] == 2
 
@@ -206,7 +206,7 @@ def test_any_bytes(noise: bytes) -> None:
 
 
 @pytest.mark.parametrize("agent", ["\x1b[2Jbot", "bot\x1b[2J", "\x9b2J", "bot\u202e/1", "a" * 200, ""])
-def test_nothing_commands_the_terminal(run: Run, agent: str) -> None:
+def test_no_control_characters(run: Run, agent: str) -> None:
     """Of a User-Agent only the product name is shown, in plain ASCII."""
     shown = done(run(line(agent=agent)))
     assert shown.isascii()
@@ -215,14 +215,14 @@ def test_nothing_commands_the_terminal(run: Run, agent: str) -> None:
 
 
 def forged_log(n: int) -> Iterator[bytes]:
-    """A line for each of `n` users, and as many lines of one user with ever new agents and durations."""
+    """A line for each of `n` users, and `n` lines of one user with different agents and durations."""
     for i in range(n):
         yield line(user=str(i + 1), agent=f"bot{i}/1", milliseconds=i / 7)
         yield line(user="7", agent=f"bot{i}/1", milliseconds=i / 3, status=200 + i % 399)
 
 
 def test_bounded(tmp_path: Path) -> None:
-    """Any number of users, agents and durations needs bounded memory: those past the bounds are counted as `other`."""
+    """Memory is bounded for any number of users, agents and durations: those above the limits count as `other`."""
     path = tmp_path / "big.log"
     with path.open("wb") as file:
         file.writelines(forged_log(usage.MAX_USERS + 2000))

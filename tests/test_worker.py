@@ -38,7 +38,7 @@ def server(serve: Serve) -> Server:
 
 
 def slowly(port: int, request: bytes, connections: list[socket.socket]) -> socket.socket:
-    """Send a request a byte at a time, too slowly for any timeout."""
+    """Send a request byte by byte, too slowly to complete before any timeout."""
     client = socket.create_connection(("127.0.0.1", port), timeout=30)
     connections.append(client)
 
@@ -82,7 +82,7 @@ def test_a_slow_body_ends(server: Server, connections: list[socket.socket]) -> N
 
 
 def test_slow_heads_hold_a_thread_each_for_a_while(server: Server, connections: list[socket.socket]) -> None:
-    """While all but one thread wait for slow clients other clients are served; then the slow ones are disconnected."""
+    """While slow clients occupy all threads but one, others are served; then the slow ones are disconnected."""
     clients = [slowly(server.port, head("x" * 200, 0), connections) for _ in range(THREADS - 1)]
     for _ in range(5):
         assert call(server.port, "/health/live").status == 200
@@ -141,7 +141,7 @@ def test_a_disconnected_client_costs_nothing(server: Server) -> None:
             with socket.create_connection(("127.0.0.1", server.port), timeout=30) as client:
                 client.sendall((head(token, len(body)) + body)[: len(head(token, len(body))) + length])
     wait_until(lambda: sockets(worker) <= before)
-    wait_until(lambda: call(server.port, OBJECTS, body, token).status == 200)  # whole requests go first
+    wait_until(lambda: call(server.port, OBJECTS, body, token).status == 200)  # complete requests first
     assert server.workers == [worker]
 
 
@@ -156,7 +156,7 @@ def test_a_reply_is_one_packet(server: Server) -> None:
 
 
 def test_a_stopping_worker_answers_waiting_clients(serve: Serve) -> None:
-    """Clients that have connected when a server is told to stop are answered, not reset; later ones are refused.
+    """Clients that are connected when a server is stopped are answered, not reset; later ones are refused.
 
     A proxy can send a refused request to another host. It must not send a POST again that a host might have read.
     """
@@ -184,7 +184,7 @@ def switch_interval() -> Iterator[float]:
 
 
 def test_a_stopping_worker_switches_threads_sooner(switch_interval: float) -> None:
-    """A worker that stops waits 10 us for busy threads, not 5 ms: in that time clients could still connect."""
+    """A stopping worker waits 10 us for busy threads, not 5 ms, in which clients could still connect."""
     config = Config()
     worker = FairWorker(1, os.getpid(), [], None, 30, config, Logger(config))
     worker.set_accept_enabled(True)
