@@ -41,7 +41,7 @@ class Detector(Protocol):
     """A loaded model."""
 
     names: tuple[str, ...]
-    """The categories that it knows, as a tuple: callers may keep it and compare it."""
+    """A tuple of the categories that the model knows."""
 
     facts: dict[str, str]
     """What runs: `model`, `engine` and the `sha256` of the weights."""
