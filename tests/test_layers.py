@@ -110,6 +110,15 @@ def test_commands_compose_no_application() -> None:
     assert not [name for name in names if re.match(r"flask|augu_api\.(app|web\.service)\b", name)]
 
 
+def test_serving_an_export_does_without_training() -> None:
+    """What a worker imports to serve an export has no torch, and nothing of what trains."""
+    code = (
+        "import sys, augu_api.app, augu_api.detection.onnx, augu_api.operating.worker; print(*sys.modules, sep='\\n')"
+    )
+    loaded = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
+    assert {"torch", "augu_api.detection.training"}.isdisjoint(loaded)
+
+
 @pytest.mark.parametrize("module", ["augu_api", "augu_api.client", "augu_api.tokens"])
 def test_light_modules_load_no_server(module: str) -> None:
     """The modules for client programs load no web framework, database or numpy, and few modules in total."""
