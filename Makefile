@@ -41,7 +41,7 @@ soak: .venv/test  ## run load, faults and hostile input against an installation:
 bench: .venv/bench  ## compare this service's speed with others; needs h2load (nghttp2-client)
 	$(BIN)/python benchmarks/run.py
 
-settings: .venv/test  ## generate the table in docs/settings.md
+settings: .venv/run  ## generate the table in docs/settings.md
 	$(BIN)/python -m tests.readme
 
 lock: .venv/test  ## update the pinned requirements from setup.cfg

@@ -19,7 +19,8 @@ from augu_api.web.docs.examples import ADMISSION, BAN, FLAGS, QUOTA, TOKEN, UNAV
 from augu_api.web.envelope import Failure, error_of
 from augu_api.web.operation import Content, Operation
 
-ARGUMENT = re.compile(r"<(?:\w+:)?(\w+)>")  # of a route
+ARGUMENT = re.compile(r"<(?:\w+(?:\([^)]*\))?:)?(\w+)>")  # of a route: <name>, <int:name>, <int(min=1):name>
+METHODS = {"GET", "PUT", "POST", "DELETE", "PATCH", "TRACE"}  # OpenAPI's, without those that Flask adds
 NUMBER = {"type": "integer", "minimum": 0}
 QUOTA_HEADERS = {
     "X-Ratelimit-Limit": {"description": "Requests in a window of 60 seconds.", "schema": NUMBER},
@@ -59,8 +60,10 @@ def path_of(rule: Rule) -> str:
 
 def _operations(app: Flask, rule: Rule) -> dict[str, Any]:
     """The operations of a route by method; each needs an id of its own."""
-    methods = sorted((rule.methods or set()) - {"HEAD", "OPTIONS"})  # Flask adds these
-    ids = [rule.endpoint] if len(methods) == 1 else [f"{rule.endpoint}.{method.lower()}" for method in methods]
+    methods = sorted((rule.methods or set()) & METHODS)
+    rules = list(app.url_map.iter_rules(rule.endpoint))
+    name = rule.endpoint if len(rules) == 1 else f"{rule.endpoint}.{rules.index(rule) + 1}"
+    ids = [name] if len(methods) == 1 else [f"{name}.{method.lower()}" for method in methods]
     return {
         method.lower(): {"operationId": id} | _operation(app, rule) for method, id in zip(methods, ids, strict=True)
     }
@@ -68,17 +71,17 @@ def _operations(app: Flask, rule: Rule) -> dict[str, Any]:
 
 def _operation(app: Flask, rule: Rule) -> dict[str, Any]:
     """A route in OpenAPI's terms; a view that is not documented has its name and a reply of any kind."""
-    view = app.view_functions[rule.endpoint]
+    view = app.view_functions.get(rule.endpoint)
     gates: Gates | None = getattr(view, "gates", None)
     said: Operation = getattr(view, "operation", None) or Operation(replies={"*/*": Content({})})
-    summary, _, description = (inspect.getdoc(view) or f"{rule.endpoint}.").partition("\n\n")
+    summary, _, description = ((view and inspect.getdoc(view)) or f"{rule.endpoint}.").partition("\n\n")
     found: dict[str, Any] = {"summary": " ".join(summary.split()), "description": description}
     found["responses"] = _responses(said, gates)
     if "401" in found["responses"]:
         found["security"] = [{"token": []}]
     if gates and gates.flags:
         found["description"] = f"{description}\n\nNeeds the flags {' and '.join(gates.flags.names)}.".strip()
-    found["parameters"] = _parameters(said, sorted(rule.arguments))
+    found["parameters"] = _parameters(said, ARGUMENT.findall(rule.rule))
     if said.body:
         found["requestBody"] = {"required": True, "content": _content(said.body)}
     return {key: value for key, value in found.items() if value}
