@@ -1,8 +1,12 @@
 """openapi.json is valid, describes every route and nothing else, and the replies are as it says."""
 
 import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from io import BytesIO
+from pathlib import Path
 
 import pytest
 from flask import Flask
@@ -11,7 +15,7 @@ from jsonschema import Draft202012Validator
 from marshmallow import Schema, fields, validate
 from openapi_spec_validator import validate as validate_document
 
-from augu_api.config import Settings
+from augu_api.config import ROOT, Settings
 from augu_api.flags import Flag
 from augu_api.web.docs.openapi import path_of
 from augu_api.web.docs.pages import prepare
@@ -130,6 +134,14 @@ def test_documents_are_made_once(app: Flask, monkeypatch: pytest.MonkeyPatch) ->
     client = app.test_client()
     for path in ("/openapi.json", "/docs"):
         assert [client.get(path).status_code for _ in range(2)] == [200, 200]
+
+
+def test_a_server_makes_the_documents_at_its_start(tmp_path: Path) -> None:
+    """Once wsgi.py is loaded they are there, before the first request."""
+    code = "import wsgi; from augu_api.web.docs.pages import KEY; print(KEY in wsgi.app.extensions)"
+    env = os.environ | {"AUGU_DATA_DIR": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=env, check=True, capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == "True"
 
 
 def test_gated_routes_say_so(app: Flask, document: Document) -> None:

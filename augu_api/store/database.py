@@ -92,13 +92,9 @@ def _keep_private(name: str | None) -> None:
 
 def explain(error: SQLAlchemyError | StorageError) -> str:
     """One line that says what cannot be used, the database or the rate limit storage, and why."""
-    return f"{unavailable(error)} cannot be used: {reason(error)}"
-
-
-def unavailable(error: SQLAlchemyError | StorageError) -> str:
-    """The part that an error comes from: the database, or the storage that AUGU_RATELIMIT_STORAGE names."""
     is_database = isinstance(_cause(error), SQLAlchemyError)
-    return "The database" if is_database else "The rate limit storage (AUGU_RATELIMIT_STORAGE)"
+    part = "The database" if is_database else "The rate limit storage (AUGU_RATELIMIT_STORAGE)"
+    return f"{part} cannot be used: {reason(error)}"
 
 
 def reason(error: Exception) -> str:

@@ -71,8 +71,8 @@ def enveloped(schema: type[Schema], **example: Any) -> dict[str, Content]:
         "message": {"type": "string"},
         "data": schema,
     }
-    enveloped = {"type": "object", "required": list(properties), "properties": properties}
-    return {"application/json": Content(enveloped, {"success": {"value": success_body(example)}})}
+    envelope = {"type": "object", "required": list(properties), "properties": properties}
+    return {"application/json": Content(envelope, {"success": {"value": success_body(example)}})}
 
 
 def file_reply(mimetype: str, path: str, schema: Mapping[str, Any] = TEXT) -> dict[str, Content]:

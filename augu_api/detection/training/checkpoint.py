@@ -1,4 +1,4 @@
-"""The file from which an interrupted training goes on."""
+"""The file from which an interrupted training run resumes."""
 
 from pathlib import Path
 from typing import Any

@@ -25,7 +25,7 @@ def fine_tune(
     """Train `start` further on the categories of `data`, and write a model's folder that AUGU_MODEL can name.
 
     Returns AP and so on, as COCO's tools name them, on the validation photos. Until it is done, the folder has what an
-    interrupted training needs to resume. Raises ModelUnavailable.
+    interrupted training run needs to resume. Raises ModelUnavailable.
     """
     names, label_of = read_labels(start.names, data.annotations)
     photos, held_out = _split(data, label_of)
