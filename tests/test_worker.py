@@ -28,6 +28,13 @@ class ShortTimeouts(FairWorker):
 
     read_seconds = 2.0
     write_seconds = 4.0
+    stall_seconds = 1.0
+
+
+class SlowDiscards(FairWorker):
+    """Reads 2 MB of refused bodies in a second."""
+
+    discard_rate = 2e6
 
 
 @pytest.fixture
@@ -37,10 +44,11 @@ def server(serve: Serve) -> Server:
     return serve(WEB_CONCURRENCY="1", GUNICORN_CMD_ARGS=arguments)
 
 
-def slowly(port: int, request: bytes, connections: list[socket.socket]) -> socket.socket:
-    """Send a request byte by byte, too slowly to complete before any timeout."""
+def slowly(port: int, request: bytes, connections: list[socket.socket], start: bytes = b"") -> socket.socket:
+    """Send a request byte by byte after its start, too slowly to complete before any timeout."""
     client = socket.create_connection(("127.0.0.1", port), timeout=30)
     connections.append(client)
+    client.sendall(start)
 
     def send() -> None:
         with suppress(OSError):
@@ -81,14 +89,154 @@ def test_a_slow_body_ends(server: Server, connections: list[socket.socket]) -> N
     assert call(server.port, OBJECTS, body, token).status == 200
 
 
-def test_slow_heads_hold_a_thread_each_for_a_while(server: Server, connections: list[socket.socket]) -> None:
-    """While slow clients occupy all threads but one, others are served; then the slow ones are disconnected."""
-    clients = [slowly(server.port, head("x" * 200, 0), connections) for _ in range(THREADS - 1)]
-    for _ in range(5):
-        assert call(server.port, "/health/live").status == 200
-    for client in clients:
-        assert client.recv(1000) == b""
+HALF_SENT = [
+    b"",
+    b"GET /health/l",
+    b"POST /images/classify/objects HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bear",
+    b"POST /images/classify/objects HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\nabc",
+]
+
+
+@pytest.fixture
+def narrow(serve: Serve) -> Server:
+    """One worker with a single thread, which a client must not hold."""
+    return serve(WEB_CONCURRENCY="1", GUNICORN_CMD_ARGS="--threads 1 --worker-class tests.test_worker.ShortTimeouts")
+
+
+def connect(server: Server, connections: list[socket.socket], receive_buffer: int | None = None) -> socket.socket:
+    """A new connection, which is closed after the test."""
+    client = socket.socket()
+    connections.append(client)
+    client.settimeout(30)
+    if receive_buffer:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+    client.connect(("127.0.0.1", server.port))
+    return client
+
+
+def read_all(client: socket.socket) -> bytes:
+    """Everything that is sent until the server closes its side."""
+    return b"".join(iter(lambda: client.recv(65536), b""))
+
+
+def test_idle_and_half_sent_requests_hold_no_thread(narrow: Server, connections: list[socket.socket]) -> None:
+    """300 clients that have sent nothing or half a request do not keep a worker with one thread from answering."""
+    for n in range(300):
+        connect(narrow, connections).sendall(HALF_SENT[n % len(HALF_SENT)])
+    for _ in range(10):
+        assert call(narrow.port, "/health/live").status == 200
+
+
+def test_half_sent_heads_end(server: Server, connections: list[socket.socket]) -> None:
+    """A head that arrives too slowly is not waited for."""
+    client = slowly(server.port, head("x" * 200, 0), connections)
+    assert client.recv(1000) == b""
     assert server.is_ready()
+
+
+def test_the_oldest_idle_connection_makes_room(serve: Serve, connections: list[socket.socket]) -> None:
+    """More connections than a worker may have do not keep new clients out."""
+    server = serve(WEB_CONCURRENCY="1", GUNICORN_CMD_ARGS="--worker-connections 50")
+    for _ in range(100):
+        connect(server, connections)
+    assert call(server.port, "/health/live").status == 200
+    assert connections[0].recv(1) == b""  # closed, although it could have stayed open for 30 seconds
+
+
+def test_clients_that_do_not_close(narrow: Server, connections: list[socket.socket]) -> None:
+    """A worker that has closed its side of a connection serves others while it waits for the client to close."""
+    for _ in range(10):
+        client = connect(narrow, connections)
+        client.sendall(b"GET /health/live HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        assert read_all(client).startswith(b"HTTP/1.1 200 ")  # and the client's side stays open
+    start = time.monotonic()
+    assert call(narrow.port, "/health/live").status == 200
+    assert time.monotonic() < start + 2
+    for client in connections:
+        assert client.recv(1) == b""
+    wait_until(lambda: sockets(narrow.workers[0]) == 1)  # the port
+
+
+@pytest.mark.parametrize("kilobytes", [1, 120, 1000, 6900, 9000])
+def test_a_refusal_arrives(narrow: Server, kilobytes: int) -> None:
+    """A client that sends all of its body before it reads gets the refusal, and can use the connection again."""
+    connection = http.client.HTTPConnection("127.0.0.1", narrow.port, timeout=30)
+    connection.connect()
+    sock = connection.sock
+    for _ in range(5):
+        connection.request("POST", OBJECTS, b"A" * kilobytes * 1000, {"Authorization": "Bearer x"})
+        response = connection.getresponse()
+        assert (response.status, response.headers["Connection"]) == (401, "keep-alive")
+        assert json.loads(response.read())["statusCode"] == 401
+    assert connection.sock is sock
+    connection.close()
+
+
+def test_a_refusal_of_an_endless_body_arrives(narrow: Server) -> None:
+    """The same for a body whose end is unknown, or too far away: there the reply says that the connection ends."""
+    chunk = b"10000\r\n" + b"A" * 0x10000 + b"\r\n"
+    for framing, body in (("Transfer-Encoding: chunked", chunk * 100), (f"Content-Length: {2**30}", b"A" * 7_000_000)):
+        with socket.create_connection(("127.0.0.1", narrow.port), timeout=30) as client:
+            client.sendall(f"POST {OBJECTS} HTTP/1.1\r\nHost: localhost\r\n{framing}\r\n\r\n".encode() + body)
+            response = http.client.HTTPResponse(client)
+            response.begin()
+            assert (response.status, response.headers["Connection"]) == (401, "close")
+            assert json.loads(response.read())["statusCode"] == 401
+
+
+def test_a_refused_body_that_does_not_end(narrow: Server, connections: list[socket.socket]) -> None:
+    """A client that stops in the middle of a refused body, or is too slow, gets a reply that ends the connection."""
+    stalled = connect(narrow, connections)
+    stalled.sendall(HALF_SENT[-1])
+    trickling = slowly(narrow.port, b"A" * 100, connections, start=HALF_SENT[-1])
+    for client in (stalled, trickling):
+        reply = read_all(client)
+        assert reply.startswith(b"HTTP/1.1 401 ")
+        assert b"\r\nConnection: close\r\n" in reply
+
+
+def test_refused_bodies_are_read_at_a_limited_rate(serve: Serve) -> None:
+    """Refused bodies cannot take the processor time of other clients: a worker reads so many bytes a second of them."""
+    server = serve(WEB_CONCURRENCY="1", GUNICORN_CMD_ARGS="--worker-class tests.test_worker.SlowDiscards")
+    start = time.monotonic()
+    replies: list[int] = []
+    uploads = [
+        Thread(target=lambda: replies.append(call(server.port, OBJECTS, b"A" * 2_000_000).status)) for _ in "abc"
+    ]
+    for upload in uploads:
+        upload.start()
+    while time.monotonic() < start + 1:
+        assert call(server.port, "/health/live").status == 200
+    for upload in uploads:
+        upload.join(30)
+    assert replies == [401] * 3
+    assert time.monotonic() > start + 2.5  # 6 MB, less the tenth of a second that may be saved up
+
+
+def test_a_client_that_asks_before_it_sends(narrow: Server) -> None:
+    """With `Expect: 100-continue`, a client is told to send its body only if it is not refused without it."""
+    body = photo("chelsea")
+    for token, expected in (("x", [b"401"]), (add(narrow), [b"100", b"200"])):
+        with socket.create_connection(("127.0.0.1", narrow.port), timeout=30) as client:
+            client.sendall(head(token, len(body)).replace(b"\r\nHost", b"\r\nExpect: 100-continue\r\nHost"))
+            with client.makefile("rb") as replies:
+                for status in expected:
+                    assert replies.readline().split()[1] == status
+                    headers = http.client.parse_headers(replies)
+                    if status == b"100":
+                        client.sendall(body)
+            assert headers["Connection"] == ("close" if token == "x" else "keep-alive")
+
+
+def test_an_unread_reply_holds_no_thread(narrow: Server, connections: list[socket.socket]) -> None:
+    """Clients that do not read their replies do not keep a worker with one thread from answering, and are cut off."""
+    clients = [connect(narrow, connections, receive_buffer=2048) for _ in range(10)]
+    for client in clients:
+        client.sendall(b"GET /openapi.json HTTP/1.1\r\nHost: localhost\r\n\r\n" * 60)
+    for _ in range(10):
+        assert call(narrow.port, "/health/live").status == 200
+    time.sleep(ShortTimeouts.write_seconds)
+    wait_until(lambda: sockets(narrow.workers[0]) == 1)  # the port
 
 
 def test_slow_clients_behind_nginx_hold_nothing(serve: Serve, nginx: Nginx, connections: list[socket.socket]) -> None:
@@ -99,8 +247,7 @@ def test_slow_clients_behind_nginx_hold_nothing(serve: Serve, nginx: Nginx, conn
     before = sockets(worker)
     for _ in range(THREADS):
         slowly(port, head("x" * 200, 0), connections)
-        client = slowly(port, b"", connections)
-        client.sendall(head(token, 1000) + b"a")
+        slowly(port, b"", connections, start=head(token, 1000) + b"a")
     for _ in range(5):
         assert call(port, "/health/live").status == 200
     wait_until(lambda: sockets(worker) <= before, 5)  # nginx disconnects them after 10 seconds
@@ -173,6 +320,17 @@ def test_a_stopping_worker_answers_waiting_clients(serve: Serve) -> None:
     assert server.process.wait(60) == 0
     with pytest.raises(ConnectionRefusedError):
         call(server.port, "/health/live")
+
+
+def test_a_stop_during_the_start(serve: Serve) -> None:
+    """A server that is stopped while its workers load the model exits with 0 and without a traceback."""
+    server = serve(WEB_CONCURRENCY="1")
+    [worker] = server.workers
+    os.kill(worker, signal.SIGKILL)  # its successor loads the model when the signal comes
+    wait_until(lambda: server.workers not in ([], [worker]))
+    server.process.send_signal(signal.SIGTERM)
+    assert server.process.wait(60) == 0
+    assert "Traceback" not in server.log.read_text()
 
 
 @pytest.fixture
