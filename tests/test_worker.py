@@ -16,6 +16,7 @@ import pytest
 from gunicorn.config import Config  # type: ignore[import-untyped]  # gunicorn has no types
 from gunicorn.glogging import Logger  # type: ignore[import-untyped]  # gunicorn has no types
 
+from augu_api.operating.shares import STALE_SECONDS, Shares
 from augu_api.operating.worker import FairWorker
 from tests.helpers import OBJECTS, picture, png_of, wait_until
 from tests.servers import Nginx, Serve, Server, add, call, photo, sockets
@@ -331,6 +332,23 @@ def test_a_stop_during_the_start(serve: Serve) -> None:
     server.process.send_signal(signal.SIGTERM)
     assert server.process.wait(60) == 0
     assert "Traceback" not in server.log.read_text()
+
+
+def test_shares() -> None:
+    """A worker sees the fewest connections of those that still serve, not of one that has stopped or was killed."""
+    now = 100.0
+    shares = Shares(clock=lambda: now)
+    assert shares.least() == 0
+    shares.write(1, 7)
+    shares.write(2, 3)
+    shares.write(3, 5)
+    assert shares.least() == 3
+    shares.clear(2)
+    assert shares.least() == 5
+    now += STALE_SECONDS - 1
+    shares.write(1, 7)
+    now += 1
+    assert shares.least() == 7
 
 
 @pytest.fixture
