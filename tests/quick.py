@@ -22,6 +22,7 @@ LEFT_OUT = {
     "test_hosts.py",
     "test_monitoring.py",
     "test_nano.py",
+    "test_nginx.py",
     "test_openapi.py",
     "test_page.py",
     "test_readme.py",

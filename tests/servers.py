@@ -195,24 +195,36 @@ class Redis:
 def fronting(folder: Path) -> Iterator[Nginx]:
     """Start a real nginx with deploy/nginx.conf in front of ports: `start(8000)` returns the port it listens on.
 
-    An upstream is a local port, or "address:port". Nginx waits for `read_timeout` until a host answers.
+    An upstream is a local port, or "address:port". Nginx waits for `read_timeout` until a host answers, and takes
+    callers' addresses from X-Forwarded-For if the request comes from `balancer`. It logs to `folder`/nginx.log.
     """
     program = shutil.which("nginx")
     if program is None:
         missing("nginx")
     running = []
+    in_memory = Path(f"/dev/shm/augu-nginx-{uuid.uuid4().hex}")
 
-    def start(*upstreams: int | str, read_timeout: str = "60s") -> int:
+    def start(*upstreams: int | str, read_timeout: str = "60s", balancer: str = "") -> int:
         port = free_port()
         given = (ROOT / "deploy" / "nginx.conf").read_text()
-        [line] = [line for line in given.splitlines() if "server 127.0.0.1:8000" in line]
+        lines = "\n".join(line for line in given.splitlines() if "server 127.0.0.1:8000" in line)
         addresses = [each if isinstance(each, str) else f"{LOOPBACK}:{each}" for each in upstreams]
-        given = given.replace(line, "\n".join(line.replace("127.0.0.1:8000", each) for each in addresses))
-        given = given.replace("proxy_read_timeout 60s;", f"proxy_read_timeout {read_timeout};")
+        changes = {
+            lines: "\n".join(lines.replace("127.0.0.1:8000", each) for each in addresses),
+            "proxy_read_timeout 60s;": f"proxy_read_timeout {read_timeout};",
+            "listen 80 ": f"listen {port} ",
+            "/run/augu-nginx": str(in_memory),
+        }
+        if balancer:
+            changes |= {"# set_real_ip_from 10.0.0.0/8": f"set_real_ip_from {balancer}", "# real_ip_h": "real_ip_h"}
+        for old, new in changes.items():
+            assert given.count(old) == 1
+            given = given.replace(old, new)
         config = folder / "nginx.conf"
-        config.write_text(given.replace("listen 80;", f"listen {port};"))
+        config.write_text(given)
         command = [str(program), "-p", str(folder), "-c", str(config), "-g", f"daemon off; pid {folder}/nginx.pid;"]
-        running.append(subprocess.Popen(command))
+        with (folder / "nginx.log").open("ab") as log:
+            running.append(subprocess.Popen(command, stderr=log))
         wait_until(lambda: answers(port))
         return port
 
@@ -222,6 +234,7 @@ def fronting(folder: Path) -> Iterator[Nginx]:
         for process in running:
             process.terminate()
             process.wait()
+        shutil.rmtree(in_memory, ignore_errors=True)
 
 
 @dataclass

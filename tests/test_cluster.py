@@ -1,11 +1,9 @@
 """Several real servers: gunicorn's workers, the databases, Redis and nginx; and the accuracy that a client gets."""
 
 import http.client
-import json
 import os
 import re
 import signal
-import socket
 import subprocess
 from collections import Counter
 from collections.abc import Callable
@@ -25,9 +23,9 @@ from augu_api.client import Client
 from augu_api.config import ROOT, Settings
 from augu_api.detection import Detector
 from augu_api.detection.catalogue import find
-from tests.helpers import BIN, OBJECTS, free_port, wait_until
+from tests.helpers import BIN, wait_until
 from tests.png_encoder import black
-from tests.servers import Nginx, Reply, Serve, Server, add, call, photo, sockets, wait_for_all
+from tests.servers import Serve, Server, add, call, sockets, wait_for_all
 
 METRICS_TOKEN = "a metrics token of 32 characters"
 
@@ -78,85 +76,6 @@ def test_a_killed_worker_is_replaced(serve: Serve) -> None:
     reply = call(server.port, "/session", token=token)
     assert (reply.status, reply.headers["X-Ratelimit-Remaining"]) == (200, "46")
     assert metric(server.port, 'augu_requests_total{agent="other",route="/session",status="200"}') == 2
-
-
-# --- nginx in front
-
-
-def test_through_nginx(serve: Serve, nginx: Nginx) -> None:
-    """Through nginx, photos get objects, bad bodies get the envelope, and metrics are available only locally."""
-    server = serve(WEB_CONCURRENCY="1", AUGU_METRICS_TOKEN=METRICS_TOKEN)
-    port, token = nginx(server.port), add(server)
-    for name, expected in (("astronaut", "person"), ("chelsea", "cat"), ("coffee", "cup")):
-        reply = call(port, OBJECTS, photo(name), token)
-        assert reply.status == 200
-        assert expected in {item["name"] for item in reply.json["data"]["objects"]}
-    for megabytes in (7, 9, 20):  # too large for the endpoint, for the application, for nginx
-        reply = call(port, OBJECTS, b"A" * megabytes * 2**20, token)
-        assert reply.status == 400
-        assert (reply.json["statusCode"], reply.json["error"]) == (400, "Bad request")
-        assert reply.json["message"] == "Invalid request body."
-    assert call(port, "/metrics", token=METRICS_TOKEN).body.startswith(b"# HELP ")
-    for path in ("/metrics", "/metrics/", "//metrics", "/%6detrics", "/x/../metrics", "/metrics?x=1"):
-        reply = call(port, path, token=METRICS_TOKEN, source="127.0.0.2", X_Forwarded_For="127.0.0.1")
-        assert (reply.status, reply.json["message"]) == (403, "Metrics are private.")
-    assert call(port, "/session", token=token, source="127.0.0.2").status == 200
-
-
-def is_protected(reply: Reply) -> bool:
-    """Whether the headers forbid a browser to cache the reply or to guess its type."""
-    return (reply.headers["Cache-Control"], reply.headers["X-Content-Type-Options"]) == ("no-store", "nosniff")
-
-
-@pytest.mark.parametrize("path", ["/", OBJECTS, "/metrics"])
-def test_nginx_without_gunicorn(nginx: Nginx, path: str) -> None:
-    """While no gunicorn answers, nginx sends 503 in the envelope with Retry-After."""
-    reply = call(nginx(free_port()), path)
-    assert reply.status == 503
-    assert reply.headers["Content-Type"] == "application/json"
-    assert reply.headers["Retry-After"] == "1"
-    assert is_protected(reply)
-    assert list(reply.json) == ["statusCode", "error", "message"]
-    assert (reply.json["statusCode"], reply.json["error"]) == (503, "Service Unavailable")
-
-
-def test_anonymous_callers(nginx: Nginx) -> None:
-    """Callers without a token get 429 in the envelope after a burst; callers with a token are not limited by nginx."""
-    port = nginx(free_port())  # nothing needs to answer behind it
-    replies = [call(port, "/health/live") for _ in range(60)]
-    assert [reply.status for reply in replies[:20]] == [503] * 20
-    held_back = [reply for reply in replies if reply.status == 429]
-    assert len(held_back) >= 20
-    for reply in held_back:
-        assert (reply.headers["Retry-After"], reply.headers["X-Retry-After"]) == ("1", "1")
-        assert (reply.json["statusCode"], reply.json["error"]) == (429, "Too Many Requests")
-        assert is_protected(reply)
-    assert {call(port, "/health/live", token="any").status for _ in range(60)} == {503}
-
-
-BAD_REQUEST = {"statusCode": 400, "error": "Bad request", "message": "Invalid request body."}
-NOT_ALLOWED = {"statusCode": 405, "error": "Method Not Allowed", "message": "This method is not allowed here."}
-UNREADABLE = {
-    "long path": (b"GET /" + b"a" * 40_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n", BAD_REQUEST),
-    "long header": (b"GET / HTTP/1.1\r\nHost: x\r\nA: " + b"a" * 40_000 + b"\r\n\r\n", BAD_REQUEST),
-    "no host": (b"GET / HTTP/1.1\r\n\r\n", BAD_REQUEST),
-    "bad length": (b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: no\r\n\r\n", BAD_REQUEST),
-    "unknown coding": (b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: x\r\n\r\n", BAD_REQUEST),
-    "unknown version": (b"GET / HTTP/3.0\r\nHost: x\r\n\r\n", BAD_REQUEST),
-    "TRACE": (b"TRACE / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", NOT_ALLOWED),
-}
-
-
-@pytest.mark.parametrize(("sent", "expected"), UNREADABLE.values(), ids=UNREADABLE)
-def test_unreadable_requests(nginx: Nginx, sent: bytes, expected: dict[str, Any]) -> None:
-    """Requests that nginx itself refuses get the envelope as well."""
-    with socket.create_connection(("127.0.0.1", nginx(free_port())), timeout=30) as connection:
-        connection.sendall(sent)
-        received = b"".join(iter(lambda: connection.recv(65536), b""))
-    head, _, body = received.partition(b"\r\n\r\n")
-    assert head.startswith(b"HTTP/1.1 %d " % expected["statusCode"])
-    assert b"\r\nCache-Control: no-store\r\nX-Content-Type-Options: nosniff" in head
-    assert json.loads(body) == expected
 
 
 # --- photos

@@ -19,7 +19,7 @@ from gunicorn.glogging import Logger  # type: ignore[import-untyped]  # gunicorn
 from augu_api.operating.shares import STALE_SECONDS, Shares
 from augu_api.operating.worker import FairWorker
 from tests.helpers import OBJECTS, picture, png_of, wait_until
-from tests.servers import Nginx, Serve, Server, add, call, photo, sockets
+from tests.servers import Serve, Server, add, call, photo, sockets
 
 THREADS = 12
 
@@ -238,20 +238,6 @@ def test_an_unread_reply_holds_no_thread(narrow: Server, connections: list[socke
         assert call(narrow.port, "/health/live").status == 200
     time.sleep(ShortTimeouts.write_seconds)
     wait_until(lambda: sockets(narrow.workers[0]) == 1)  # the port
-
-
-def test_slow_clients_behind_nginx_hold_nothing(serve: Serve, nginx: Nginx, connections: list[socket.socket]) -> None:
-    """More slow clients than the worker has threads, in the head or in the body: nginx keeps them from the worker."""
-    server = serve(WEB_CONCURRENCY="1")  # with the timeouts of the worker that serves
-    port, token, [worker] = nginx(server.port), add(server), server.workers
-    assert call(port, "/health/live").status == 200
-    before = sockets(worker)
-    for _ in range(THREADS):
-        slowly(port, head("x" * 200, 0), connections)
-        slowly(port, b"", connections, start=head(token, 1000) + b"a")
-    for _ in range(5):
-        assert call(port, "/health/live").status == 200
-    wait_until(lambda: sockets(worker) <= before, 5)  # nginx disconnects them after 10 seconds
 
 
 def test_an_unread_reply_ends(server: Server, connections: list[socket.socket]) -> None:
