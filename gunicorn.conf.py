@@ -13,6 +13,7 @@ metrics_dir = os.environ["PROMETHEUS_MULTIPROC_DIR"] = tempfile.mkdtemp(prefix="
 from prometheus_client import multiprocess
 
 from augu_api.config import Settings, SettingsError
+from augu_api.web.rooms import readers
 
 try:
     settings = Settings.from_env()
@@ -22,7 +23,7 @@ except SettingsError as error:
 wsgi_app = "wsgi:app"
 worker_class = "augu_api.operating.worker.FairWorker"
 workers = settings.workers
-threads = settings.queue + 4  # one detects, `queue` wait, the others answer health checks and refusals
+threads = settings.queue + 4 + readers(settings.queue)  # one detects, `queue` wait, the others read bodies and refuse
 timeout = 120  # the first start of a worker reads torch from a cold disk
 graceful_timeout = 30
 keepalive = 30  # for bots that keep a connection

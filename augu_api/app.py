@@ -1,6 +1,10 @@
 """The application, composed from its parts."""
 
+from collections.abc import Iterable
+from wsgiref.types import StartResponse, WSGIEnvironment
+
 from flask import Flask
+from werkzeug.wsgi import ClosingIterator
 
 from augu_api.config import Settings
 from augu_api.detection import Detector
@@ -8,7 +12,7 @@ from augu_api.store import database
 from augu_api.store.quotas import Quotas
 from augu_api.web import auth, deepstack, envelope, monitoring, objects, request_log, security_headers, session
 from augu_api.web.admission import Admission
-from augu_api.web.body import MAX_BODY, Request
+from augu_api.web.body import MAX_BODY, Request, check_head
 from augu_api.web.docs import pages
 from augu_api.web.service import KEY, Service
 
@@ -17,6 +21,20 @@ class Application(Flask):
     """Flask with bounded requests that stay in memory, and no routes beside our own."""
 
     request_class = Request
+
+    def wsgi_app(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        """Answer a request. What it holds of the worker's memory is released when the server closes the reply."""
+        try:
+            reply: Iterable[bytes] = super().wsgi_app(environ, start_response)
+        except BaseException:
+            _release(environ)
+            raise
+        return ClosingIterator(reply, lambda: _release(environ)) if auth.room_of(environ) else reply
+
+
+def _release(environ: WSGIEnvironment) -> None:
+    if room := auth.room_of(environ):
+        room.release()
 
 
 def create_app(settings: Settings, detector: Detector | None = None) -> Flask:
@@ -27,6 +45,7 @@ def create_app(settings: Settings, detector: Detector | None = None) -> Flask:
     app.extensions[KEY] = _service(settings, detector)
     envelope.register(app)
     request_log.register(app)  # Flask calls what comes after a request in reverse: headers, quota, metrics, log
+    app.before_request(check_head)
     monitoring.register(app, settings.metrics_dir)
     auth.register(app)
     security_headers.register(app)

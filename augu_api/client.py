@@ -31,7 +31,7 @@ from urllib.parse import urlencode, urlsplit
 OBJECTS = "/images/classify/objects"
 PNG_SIGNATURE, PNG_END = b"\x89PNG\r\n\x1a\n", b"\0\0\0\0IEND\xae\x42\x60\x82"
 MAX_JSON = 1 << 20  # bytes
-MAX_PNG = 1 << 27  # bytes; 25 million pixels are 75 MB before compression
+MAX_PNG = 1 << 26  # bytes; a picture of 4096 x 4096 pixels is 50 MB before compression
 URL = re.compile(r"https?://[^\s/?#@]+(/[^\s?#]*)?")
 TOKEN = re.compile(r"[A-Za-z0-9._~+/=-]+")  # RFC 6750
 NUMBER = re.compile(r"[0-9]{1,9}")
@@ -177,9 +177,11 @@ class Client:
         min_score: float | None = None,
         limit: int | None = None,
         names: str | Iterable[str] | None = None,
+        max_side: int | None = None,
     ) -> bytes:
-        """The photo as a PNG with the boxes of its objects drawn. Raises the same as `objects`."""
-        reply = self._detect(photo, "image/png", MAX_PNG, min_score=min_score, limit=limit, names=names)
+        """The photo as a PNG with boxes drawn, at most `max_side` pixels wide and high. Raises as `objects` does."""
+        parameters = {"min_score": min_score, "limit": limit, "names": names, "max_side": max_side}
+        reply = self._detect(photo, "image/png", MAX_PNG, **parameters)
         if not (reply.body.startswith(PNG_SIGNATURE) and reply.body.endswith(PNG_END)):
             raise self._unexpected(reply.status, "this is not a whole PNG")
         return reply.body

@@ -160,7 +160,10 @@ class Settings:
     )
     max_pixels: int = _setting("AUGU_MAX_PIXELS", 25_000_000, _positive, "Photos with more pixels are refused.")
     queue: int = _setting(
-        "AUGU_QUEUE", 8, _positive, "How many requests may wait for a worker's detector; the next one gets 503."
+        "AUGU_QUEUE",
+        8,
+        _positive,
+        "How many requests may wait for a worker's detector, a third of them of one user; the next one gets 503.",
     )
     deepstack: bool = _setting(
         "AUGU_DEEPSTACK",

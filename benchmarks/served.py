@@ -153,6 +153,7 @@ def own_servers(folder: Path) -> Iterator[Server]:
     for engine, workers in product(("onnx", "torchvision"), (CORES, 1)):
         name = f"Augu API, {engine}, {workers} x {CORES // workers}"
         env = data | {"AUGU_ENGINE": engine, "WEB_CONCURRENCY": str(workers)}
+        env["AUGU_QUEUE"] = str(3 * CLIENTS[-1])  # all clients are one user, who gets a third of the queue
         command = [str(BIN / "gunicorn"), "--bind", f"127.0.0.1:{PORT}"]
         yield Server(name, command, "/images/classify/objects", "json", folder, env, headers)
 

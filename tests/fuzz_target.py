@@ -8,7 +8,7 @@ from io import BytesIO
 from pathlib import Path
 
 import numpy as np
-from flask import Flask, request
+from flask import Flask
 from marshmallow import ValidationError
 from numpy.typing import NDArray
 from PIL import Image
@@ -51,7 +51,7 @@ def look_at(app: Flask, data: bytes) -> None:
             app.test_request_context("/", method="POST", data=body, content_type=FORMS[form]),
             suppress(ValidationError, RequestEntityTooLarge),
         ):
-            photo = ObjectsRequest(MAX_PIXELS).load(submitted(request))["data"]
+            photo = ObjectsRequest(MAX_PIXELS).load(submitted())["data"]
     if photo is None:
         return
     height, width, channels = photo.shape

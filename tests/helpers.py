@@ -154,10 +154,10 @@ def says(response: TestResponse, status: int, error: str, message: str) -> None:
 
 @contextmanager
 def full(service: Service) -> Iterator[None]:
-    """All slots are taken."""
+    """All slots are taken, each by another caller."""
     with ExitStack() as slots:
-        for _ in range(service.settings.queue + 1):
-            slots.enter_context(service.admission.slot())
+        for caller in range(service.settings.queue + 1):
+            slots.enter_context(service.admission.slot(f"caller {caller}"))
         yield
 
 

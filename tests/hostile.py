@@ -180,6 +180,11 @@ def bodies(auth: Fields) -> dict[str, Case]:
         "a length that is too short": Case(post(b64, auth | {"Content-Length": "100", "Connection": "close"}), 400),
         "chunks that break off": Case(chunked(b64, auth)[:-100], 400, ends=True),
         "chunks of no size": Case(post(b"zz\r\nabc\r\n", {"Transfer-Encoding": "chunked"}), 400),
+        "broken chunks": Case(
+            raw(f"POST {OBJECTS} HTTP/1.1", {"Transfer-Encoding": "chunked", **auth}, b"ZZ\r\nabc\r\n"), 400
+        ),
+        "a million chunks": Case(chunked(b64[:1] * 1_000_000, auth, 1), 400),
+        "JSON of empty arrays": Case(post(b"[" + b"[[]]," * (MB + 600_000) + b"[]]", as_json), 400),
         "JSON nested deeply": Case(post(b'{"data":' * 200_000, as_json), 400),
         "JSON of many arrays": Case(post(b"[" * 1_000_000, as_json), 400),
         "JSON of a huge number": Case(post(b'{"data":' + b"9" * 100_000 + b"}", as_json), 400),

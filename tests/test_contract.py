@@ -136,6 +136,7 @@ def test_each_form_of_a_body_is_the_same_photo(
 
 NOT_BASE64, NO_PNG, MISSING = "Not base64.", "Not a PNG image.", "Missing."
 BYTES_HINT = "Not base64. The file's bytes are accepted with Content-Type: image/png."
+MANY_VALUES = "JSON with more than 1000 brackets, quotes, colons and commas."
 TOO_LARGE, NO_JSON = f"Larger than {MAX_BYTES} bytes.", "Not JSON."
 BAD_BODIES = {
     "empty": (None, b"", MISSING),
@@ -156,7 +157,8 @@ BAD_BODIES = {
     "larger than 5 MB as bytes": ("image/png", PNG + bytes(MAX_BYTES + 1 - len(PNG)), TOO_LARGE),
     "larger than any body": ("text/plain", b"A" * (MAX_BODY + 1), "The body is too large."),
     "broken JSON": (AS_JSON, b'{"data": "', NO_JSON),
-    "JSON nested deeply": (AS_JSON, b'{"data":' + b"[" * 100_000, NO_JSON),
+    "JSON nested deeply": (AS_JSON, b'{"data":' + b"[" * 990, NO_JSON),
+    "JSON of many values": (AS_JSON, b'{"data":[' + b"0," * 1000 + b"0]}", MANY_VALUES),
     "JSON with a wrong escape": (AS_JSON, b'{"data": "\\x"}', NO_JSON),
     "JSON in no Unicode": (AS_JSON, b'{"data": "\xff"}', NO_JSON),
     "a JSON array": (AS_JSON, b'["data"]', "Not in a JSON object."),
@@ -573,14 +575,12 @@ def test_the_first_gate_that_fails_answers(
     assert not body.touched
 
 
-def test_the_body_is_read_last(client: FlaskClient, auth: Headers) -> None:
-    """Query parameters are checked before the body, which is read only if everything else is valid."""
-    body = Untouched(b"not a photo")
-    options: dict[str, Any] = {"input_stream": body, "content_length": 11, "headers": auth}
-    assert list(reasons(client.post(f"{OBJECTS}?limit=0", **options))) == ["limit"]
-    assert not body.touched
-    assert reasons(client.post(OBJECTS, **options)) == {"data": [NOT_BASE64]}
-    assert body.touched
+def test_the_body_is_looked_at_last(client: FlaskClient, auth: Headers) -> None:
+    """`Accept` and query parameters are checked before the body, even if that is too large."""
+    for options in ({"data": b"not a photo"}, {"data": b"A", "content_length": MAX_BODY + 1}):
+        assert client.post(OBJECTS, headers=auth | {"Accept": "text/html"}, **options).status_code == 406
+        assert list(reasons(client.post(f"{OBJECTS}?limit=0", headers=auth, **options))) == ["limit"]
+        assert list(reasons(client.post(OBJECTS, headers=auth, **options))) == ["data"]
 
 
 @pytest.mark.parametrize(

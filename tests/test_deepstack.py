@@ -308,6 +308,7 @@ def canvas(width: int, height: int) -> bytes:
 
 
 CORRUPT, NO_FORMAT = "image: Truncated or corrupt image.", "image: Not an image of an accepted format."
+NO_FORM = f"data: Not a form of at most {MAX_PARTS} parts, each with a short head."
 BAD_NUMBER = "min_confidence: Not a valid number."
 OUT_OF_RANGE = "min_confidence: Must be greater than or equal to 0 and less than or equal to 1."
 BAD = {
@@ -342,7 +343,8 @@ BAD = {
     "a percent": (JPEG, {"min_confidence": "45"}, OUT_OF_RANGE),
     "below 0": (JPEG, {"min_confidence": "-0.1"}, OUT_OF_RANGE),
     "two reasons": (b"hello", {"min_confidence": "high"}, f"{NO_FORMAT} {BAD_NUMBER}"),
-    "too many parts": (JPEG, {f"a{n}": "" for n in range(MAX_PARTS)}, "data: The body is too large."),
+    "too many parts": (JPEG, {f"a{n}": "" for n in range(MAX_PARTS)}, NO_FORM),
+    "a long head": (JPEG, {"a" * 1000: ""}, NO_FORM),
     "too long a text": (JPEG, {"a": "a" * (MAX_TEXT + 1)}, "data: The body is too large."),
     "too long a body": (bytes(MAX_BODY), {}, "data: The body is too large."),
 }
@@ -570,6 +572,13 @@ def cases(token: str) -> dict[str, Case]:
     }
     found = {f"photo {name}": Case(request(form(image), known), status) for name, image, status in photos()}
     found |= {f"{name} without a token": Case(request(body), status) for name, (body, status) in anonymous.items()}
+    form_type: dict[str, str | bytes] = {
+        "Content-Type": "multipart/form-data; boundary=b",
+        "Transfer-Encoding": "chunked",
+    }
+    line = f"POST {DETECTION} HTTP/1.1"
+    found["broken chunks without a token"] = Case(raw(line, form_type, b"ZZ\r\nabc\r\n"), 400)
+    found["a million chunks without a token"] = Case(raw(line, form_type, b"1\r\nA\r\n" * MB + b"0\r\n\r\n"), 400)
     urlencoded = {"Content-Type": "application/x-www-form-urlencoded"}
     fields = b"a=b&" * (2 * MB - 200) + b"api_key=" + token.encode()
     found["fields without a token"] = Case(request(fields, urlencoded), 401)

@@ -103,10 +103,10 @@ def test_a_stop_under_load(serve: Serve) -> None:
     No reply is cut off.
     """
     server = serve(WEB_CONCURRENCY="1")
-    token, body = add(server, coefficient=1000), photo("astronaut")
-    with load(server, token) as outcomes:
+    users, body = [add(server, f"user-{n}", coefficient=1000) for n in range(5)], photo("astronaut")
+    with load(server, users[0]) as outcomes:
         wait_until(lambda: len(outcomes) > 20)
-        connections = [accepted(server.port, token, body) for _ in range(5)]
+        connections = [accepted(server.port, token, body) for token in users]
         server.process.send_signal(signal.SIGTERM)
         wait_until(lambda: not answers(server.port))
         for sending in (connections[:1], connections[1:]):  # one alone, then the others at once

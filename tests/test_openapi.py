@@ -161,7 +161,7 @@ def test_the_endpoint_documents_its_request(document: Document) -> None:
     operation = document["paths"][OBJECTS]["post"]
     assert operation["description"] == "Needs the flags IMAGES_OBJECTS and EXPERIMENTAL."
     parameters = {parameter["name"]: parameter for parameter in operation["parameters"]}
-    assert set(parameters) == {"min_score", "limit", "names"}
+    assert set(parameters) == {"min_score", "limit", "max_side", "names"}
     bounds = {name: parameters[name]["schema"] for name in ("min_score", "limit")}
     assert {name: (s["minimum"], s["maximum"], s["default"]) for name, s in bounds.items()} == {
         "min_score": (0, 100, 50.0),

@@ -8,7 +8,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -27,9 +27,8 @@ from augu_api.config import STORAGE_SCHEMES, Settings
 from augu_api.store import accounts, database
 from augu_api.store.models import Count, User
 from augu_api.store.quotas import DatabaseStorage, QuotaExceeded, Quotas
-from augu_api.web.admission import QueueFull
-from augu_api.web.service import KEY, Service
-from tests.helpers import OBJECTS, AtOnce, FakeDetector, add_user_to, answers, free_port, missing, wait_until
+from augu_api.web.service import KEY
+from tests.helpers import OBJECTS, AtOnce, FakeDetector, add_user_to, answers, free_port, full, missing, wait_until
 
 
 @pytest.fixture
@@ -401,7 +400,7 @@ def test_statements(counted: Flask) -> None:
         with statements(service.engine) as sent[status]:
             assert client.get("/session", headers=headers).status_code == status
     headers = {"Authorization": add_user_to(service, "bob")}
-    with fill(service), statements(service.engine) as sent[503]:
+    with full(service), statements(service.engine) as sent[503]:
         assert client.post(OBJECTS, data="x", headers=headers).status_code == 503
     with Session(service.engine) as session, session.begin():
         accounts.ban(accounts.find(session, "bob"))
@@ -416,16 +415,6 @@ def test_statements(counted: Flask) -> None:
         403: [USER, LEFT],
         401: [],
     }
-
-
-@contextmanager
-def fill(service: Service) -> Iterator[None]:
-    """Take every slot."""
-    with ExitStack() as taken:
-        with suppress(QueueFull):
-            while True:
-                taken.enter_context(service.admission.slot())
-        yield
 
 
 def test_reset_is_rounded_up(storage: DatabaseStorage, engine: Engine) -> None:

@@ -5,7 +5,6 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable
-from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -22,7 +21,7 @@ from augu_api.flags import NO_FLAGS
 from augu_api.store import accounts
 from augu_api.web.monitoring import MAX_AGENTS, OTHER, Agents
 from augu_api.web.service import KEY, Service
-from tests.helpers import OBJECTS, AddUser, FakeDetector
+from tests.helpers import OBJECTS, AddUser, FakeDetector, full
 
 METRICS_TOKEN = "a metrics token of 32 characters"
 
@@ -172,9 +171,7 @@ def test_refusals(
     assert [post(who) for who in ("Bearer no", banned, poor, plain)] == [401, 403, 429, 403]
     assert post(good, "no") == 400
     assert client.get("/metrics").status_code == 401
-    with ExitStack() as slots:
-        for _ in range(service.settings.queue + 1):
-            slots.enter_context(service.admission.slot())
+    with full(service):
         assert post(good) == 503
     with service.engine.begin() as connection:
         connection.execute(text("DROP TABLE counts"))
@@ -189,9 +186,7 @@ def test_a_full_queue_does_not_use_up_the_quota(
 ) -> None:
     """A request that is refused because the queue is full does not count towards the quota."""
     headers = {"Authorization": add_user()}
-    with ExitStack() as slots:
-        for _ in range(service.settings.queue + 1):
-            slots.enter_context(service.admission.slot())
+    with full(service):
         reply = client.post(OBJECTS, data=photo, headers=headers)
     assert (reply.status_code, reply.headers["Retry-After"]) == (503, "1")
     assert reply.headers["X-Ratelimit-Remaining"] == "48"

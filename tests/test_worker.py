@@ -295,10 +295,10 @@ def test_a_stopping_worker_answers_waiting_clients(serve: Serve) -> None:
     A proxy can send a refused request to another host. It must not send a POST again that a host might have read.
     """
     server = serve(WEB_CONCURRENCY="1")
-    token, body, [worker] = add(server, coefficient=1000), photo("chelsea"), server.workers
+    users, body, [worker] = [add(server, f"user-{n}") for n in range(6)], photo("chelsea"), server.workers
     os.kill(worker, signal.SIGSTOP)  # so that the clients wait
-    waiting = [http.client.HTTPConnection("127.0.0.1", server.port, timeout=60) for _ in range(6)]
-    for connection in waiting:
+    waiting = [http.client.HTTPConnection("127.0.0.1", server.port, timeout=60) for _ in users]
+    for connection, token in zip(waiting, users, strict=True):
         connection.request("POST", OBJECTS, body, {"Authorization": f"Bearer {token}"})
     server.process.send_signal(signal.SIGTERM)
     wait_until(lambda: "Handling signal: term" in server.log.read_text())

@@ -1,18 +1,17 @@
-"""Admission to the detector: a bounded queue, one request at a time."""
+"""Admission to the detector: a bounded queue, one request at a time, first come, first served."""
 
 import fcntl
 import os
 import threading
 import time
 import weakref
-from collections.abc import Iterator
+from collections import Counter, deque
+from collections.abc import Hashable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-
-class QueueFull(Exception):
-    """All slots are taken."""
+from augu_api.web.rooms import LEAST, QueueFull, Rooms, readers
 
 
 @dataclass
@@ -27,16 +26,45 @@ class Turn:
     milliseconds: float = 0.0
 
 
+class Line:
+    """A context that one thread at a time is in; the others wait, and enter in the order in which they came."""
+
+    def __init__(self) -> None:
+        self._change, self._waiting, self._taken = threading.Lock(), deque[threading.Lock](), False
+
+    def __enter__(self) -> None:
+        with self._change:
+            if not self._taken:
+                self._taken = True
+                return
+            mine = threading.Lock()
+            mine.acquire()
+            self._waiting.append(mine)
+        mine.acquire()  # until the one before hands over
+
+    def __exit__(self, *_: object) -> None:
+        with self._change:
+            if self._waiting:
+                self._waiting.popleft().release()
+            else:
+                self._taken = False
+
+
 class Admission:
-    """The detector takes one request at a time; `waiting` more may wait for their turn.
+    """The detector takes one request at a time; `waiting` more may wait for their turn, a third of them of one caller.
 
     Processes see each other by `path`, a lock file: each holds a shared lock (flock, which ends with its process)
     while any of its slots is taken. Without the file, no turn is `alone`.
+
+    rooms: the memory for bodies and replies
+    drawing: who draws, outside the turn. One at a time, and taken before the turn ends, so that no pictures pile up
     """
 
     def __init__(self, waiting: int, path: Path | None = None) -> None:
-        self._slots, self._taken = waiting + 1, 0
-        self._change, self._turn = threading.Lock(), threading.Lock()
+        self._slots, self._share = waiting + 1, max(1, (waiting + 1) // 3)
+        self._taken = Counter[Hashable]()
+        self._change, self._turn = threading.Lock(), Line()
+        self.rooms, self.drawing = Rooms(readers(waiting) * LEAST), Line()
         self._file: int | None = None
         if path:
             with suppress(OSError):  # a folder that cannot be written
@@ -44,19 +72,18 @@ class Admission:
                 weakref.finalize(self, os.close, self._file)
 
     @contextmanager
-    def slot(self) -> Iterator[None]:
-        """Hold a slot; raises QueueFull at once if there is none."""
+    def slot(self, caller: Hashable) -> Iterator[None]:
+        """Hold a slot; raises QueueFull at once if there is none for this caller."""
         with self._change:
-            if self._taken == self._slots:
-                raise QueueFull
-            self._taken += 1
-            if self._taken == 1:
+            self.check(caller)
+            self._taken[caller] += 1
+            if self._taken.total() == 1:
                 self._lock(fcntl.LOCK_SH)
         try:
             yield
         finally:
             with self._change:
-                self._taken -= 1
+                self._taken -= Counter((caller,))  # forgets who has none
                 if not self._taken:
                     self._lock(fcntl.LOCK_UN)
 
@@ -69,6 +96,12 @@ class Admission:
                 yield turn
             finally:
                 turn.milliseconds = (time.perf_counter() - start) * 1000
+
+    def check(self, caller: Hashable) -> None:
+        """Raise QueueFull if there is no slot for this caller now, or if replies to it take more than its share."""
+        taken = self._taken
+        if taken.total() == self._slots or taken[caller] == self._share or self.rooms.overdrawn(caller):
+            raise QueueFull
 
     def _alone(self) -> bool:
         """Whether no other process holds the lock: try the exclusive lock, then go back to the shared one."""

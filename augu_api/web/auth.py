@@ -1,14 +1,15 @@
-"""The gates in front of a view, in their order: token, ban, slot, rate limit, flags."""
+"""The gates in front of a view, in their order: token, ban, room for the body, slot, rate limit, flags."""
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from functools import wraps
 from typing import Any
+from wsgiref.types import WSGIEnvironment
 
-from flask import Flask, Response, g, request
+from flask import Flask, Response, g
 from limits.errors import StorageError
 from sqlalchemy.orm import Session
 
@@ -17,10 +18,13 @@ from augu_api.flags import NO_FLAGS, Flag
 from augu_api.store import accounts
 from augu_api.store.models import User
 from augu_api.store.quotas import Quota, QuotaExceeded
+from augu_api.web.body import MAX_BODY, request
 from augu_api.web.envelope import Failure, Refused
+from augu_api.web.rooms import Room
 from augu_api.web.service import service
 
 View = Callable[..., Response]
+ROOM = "augu_api.room"  # the room that a request holds, in its WSGI environment
 
 
 def bearer_token() -> str | None:
@@ -34,8 +38,8 @@ class Gates:
     """A decorator: only requests that pass these gates reach the view. Raises Refused, QueueFull.
 
     flags: those that the user needs
-    slot: whether the view uses the detector. The slot is taken before the request is counted, so that a request that
-        finds none is not counted
+    slot: whether the view uses the detector. The body is read before the slot is taken, so that a slow client holds
+        none, and the slot is taken before the request is counted, so that a request that finds none is not counted
     token: finds the token in the request
     """
 
@@ -50,18 +54,48 @@ class Gates:
         def gated(**arguments: Any) -> Response:
             user = g.user = _authenticate(self.token())
             _refuse_banned(user)
-            with service.admission.slot() if self.slot else nullcontext():
+            if self.slot:
+                service.admission.check(user.id)
+            if self.slot and self._may_send(user):
+                receive(user.id)
+            with service.admission.slot(user.id) if self.slot else nullcontext():
                 _count(user)
                 _refuse_without(self.flags, user)
+                if self.slot:
+                    receive(user.id)  # if the window has just ended
                 return view(**arguments)
 
         gated.gates = self  # type: ignore[attr-defined]  # read by docs/openapi.py
         return gated
 
+    def _may_send(self, user: User) -> bool:
+        """Whether the body of a request is worth reading. The gates themselves come later, in their order."""
+        if not user.may(self.flags):
+            return False
+        g.quota = service.quotas.left(user)
+        return bool(g.quota.remaining)
+
+
+def receive(caller: Hashable) -> None:
+    """Read the body, unless it is there, within the caller's room; raises QueueFull. It is room of one caller only."""
+    environ = request.environ
+    if ROOM in environ:
+        environ[ROOM].give_to(caller)
+    else:
+        length = request.content_length if "HTTP_TRANSFER_ENCODING" not in environ else MAX_BODY
+        environ[ROOM] = service.admission.rooms.take(caller, min(length or 0, MAX_BODY))
+        request.receive()
+
+
+def room_of(environ: WSGIEnvironment) -> Room | None:
+    """The room that a request holds; whoever sends the reply releases it when that has left."""
+    return environ.get(ROOM)
+
 
 def register(app: Flask) -> None:
-    """Add the X-Ratelimit headers to each reply to an authenticated request."""
+    """Add the X-Ratelimit headers to each reply to an authenticated request, and hold room for each reply."""
     app.after_request(_add_quota)
+    app.after_request(_hold_reply)
 
 
 def _authenticate(text: str | None) -> User:
@@ -113,6 +147,13 @@ def _add_quota(response: Response) -> Response:
     elif user := g.get("user"):  # refused before the request was counted
         with suppress(StorageError):  # the reply itself stands
             _put_quota(response, service.quotas.left(user))
+    return response
+
+
+def _hold_reply(response: Response) -> Response:
+    """From here on, the reply takes memory, and the body does not."""
+    if room := room_of(request.environ):
+        room.resize(response.calculate_content_length() or 0)
     return response
 
 

@@ -3,12 +3,14 @@
 from functools import cache
 from typing import Any
 
-from flask import Blueprint, Response, request
+from flask import Blueprint, Response
+from marshmallow import ValidationError
 
 from augu_api.detection import select
 from augu_api.flags import Flag
 from augu_api.web import envelope
-from augu_api.web.auth import Gates, bearer_token
+from augu_api.web.auth import Gates, bearer_token, receive
+from augu_api.web.body import Request, request
 from augu_api.web.docs.examples import SIGN_FILE
 from augu_api.web.envelope import Failure, json_reply
 from augu_api.web.monitoring import observe
@@ -38,9 +40,19 @@ envelope.register(deepstack, failure_body)
 
 
 def _token() -> str | None:
-    """The bearer token or the form's `api_key`. The form is parsed before authentication, so its size is limited."""
-    request.max_form_parts, request.max_form_memory_size = MAX_PARTS, MAX_TEXT
-    return bearer_token() or request.form.get("api_key")
+    """The bearer token or the form's `api_key`. That is read before authentication, in room of the caller's address."""
+    if token := bearer_token():
+        return token
+    receive(request.remote_addr)
+    return _with_form().form.get("api_key")
+
+
+def _with_form() -> Request:
+    """The request, once its form is known to have few parts and short heads. Raises ValidationError."""
+    request.max_form_memory_size = MAX_TEXT
+    if request.want_form_data_parsed and request.get_data() and not request.is_form(MAX_PARTS):
+        raise ValidationError(f"Not a form of at most {MAX_PARTS} parts, each with a short head.", "data")
+    return request
 
 
 @deepstack.post("/detection")
@@ -58,8 +70,9 @@ def _token() -> str | None:
 def detection() -> Response:
     """Recognise the objects in a photo, for a program that speaks DeepStack's protocol."""
     detector = service.detector
-    form = request.form.to_dict() | {name: part.read() for name, part in request.files.items()}
     with service.admission.turn() as turn:
+        sent = _with_form()
+        form = sent.form.to_dict() | {name: part.read() for name, part in sent.files.items()}
         fields = form_of(service.settings.max_pixels).load(form)
         min_score = round(fields["min_confidence"] * 100, 6)  # 0.07 * 100 is more than 7
         detections = detector.detect(fields["image"], all_cores=turn.alone)

@@ -17,7 +17,7 @@ from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
 from augu_api.detection import NoDetector
 from augu_api.store.database import explain
-from augu_api.web.admission import QueueFull
+from augu_api.web.rooms import QueueFull
 
 MESSAGES = {
     400: "Invalid request body.",

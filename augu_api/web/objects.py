@@ -1,16 +1,19 @@
 """The objects blueprint: detect the objects in a photo."""
 
+from collections.abc import Mapping
+from contextlib import ExitStack
 from functools import cache
+from typing import Any
 
-from flask import Blueprint, Response, request
-from PIL import Image
+from flask import Blueprint, Response
 from werkzeug.exceptions import NotAcceptable
 
-from augu_api.detection import select
-from augu_api.detection.drawing import annotated_png
+from augu_api.detection import Detection, select
+from augu_api.detection.drawing import Picture, annotated_png, shrunk
 from augu_api.flags import Flag
+from augu_api.web.admission import Turn
 from augu_api.web.auth import Gates
-from augu_api.web.body import submitted
+from augu_api.web.body import request, submitted
 from augu_api.web.docs.examples import SIGN, SIGN_FILE, UNAVAILABLE
 from augu_api.web.envelope import Failure, success
 from augu_api.web.monitoring import observe
@@ -49,21 +52,29 @@ images = Blueprint("images", __name__, url_prefix="/images/classify/objects")
 )
 def objects() -> Response:
     """Recognise the objects in a photo; a caller that prefers image/png to JSON gets the photo with their boxes."""
-    detector = service.detector
+    names = service.detector.names
     mimetype = _preferred()
-    query = query_of(detector.names).load(request.args)
-    fields = submitted(request)
-    with service.admission.turn() as turn:
-        photo = body_of(service.settings.max_pixels).load(fields)["data"]
-        found = select(detector.detect(photo, all_cores=turn.alone), **query)
-        picture = annotated_png(Image.fromarray(photo), found) if mimetype == PNG else None
-    observe(found, turn.milliseconds)
-    if picture:
-        response = Response(picture, mimetype=PNG)
-    else:
-        response = success(REPLY.dump({"objects": found, "took": round(turn.milliseconds)}))
+    query = query_of(names).load(request.args)
+    max_side = query.pop("max_side")
+    with ExitStack() as drawing:
+        with service.admission.turn() as turn:
+            found, picture = _detected(turn, query, max_side if mimetype == PNG else None)
+            if picture:
+                drawing.enter_context(service.admission.drawing)
+        observe(found, turn.milliseconds)
+        if picture:
+            response = Response(annotated_png(*picture), mimetype=PNG)
+        else:
+            response = success(REPLY.dump({"objects": found, "took": round(turn.milliseconds)}))
     response.vary.add("Accept")
     return response
+
+
+def _detected(turn: Turn, query: Mapping[str, Any], max_side: int | None) -> tuple[list[Detection], Picture | None]:
+    """The objects that were asked for and, if it is to be drawn, the photo. A large one does not outlive the turn."""
+    photo = body_of(service.settings.max_pixels).load(submitted())["data"]
+    found = select(service.detector.detect(photo, all_cores=turn.alone), **query)
+    return found, shrunk(photo, found, max_side) if max_side else None
 
 
 def _preferred() -> str:

@@ -99,6 +99,11 @@ class ObjectsQuery(Schema):
     limit = fields.Integer(
         load_default=100, validate=validate.Range(1, 100), metadata={"description": "Return no more objects than this."}
     )
+    max_side = fields.Integer(
+        load_default=2048,
+        validate=validate.Range(64, 4096),
+        metadata={"description": "Make an annotated photo no wider and no higher than this, in pixels."},
+    )
     names = CommaSeparated(
         fields.String(),
         load_default=lambda: None,  # a function, so that null is not documented: a query cannot send it

@@ -1,0 +1,292 @@
+"""What a request costs before its turn: the worst head and body of each kind, from socket to refusal.
+
+A cost is the processor time of the thread that answers, without what it spends in the turn.
+"""
+
+import base64
+import struct
+import subprocess
+import sys
+import time
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flask import Flask
+from gunicorn.http.body import Body, ChunkedReader  # type: ignore[import-untyped]  # gunicorn has no types
+from gunicorn.http.unreader import IterUnreader  # type: ignore[import-untyped]  # gunicorn has no types
+from PIL import Image
+
+from augu_api.config import Settings
+from augu_api.flags import NO_FLAGS, Flag
+from augu_api.web.admission import Admission, Turn
+from augu_api.web.body import MAX_BODY, MAX_HEAD, STEP_SECONDS
+from augu_api.web.service import KEY
+from tests.helpers import (
+    BAD_TOKEN,
+    DETECTION,
+    METRICS_TOKEN,
+    OBJECTS,
+    FakeDetector,
+    Headers,
+    MakeApp,
+    add_user_to,
+    bearer,
+    full,
+    png_of,
+)
+
+MILLISECONDS, TURN_MILLISECONDS = 50, 250
+FACTOR = 3  # for a machine that is slower, or whose caches others use
+
+
+class Timed(Admission):
+    """Notes how much processor time was spent in turns."""
+
+    seconds = 0.0
+
+    @contextmanager
+    def turn(self) -> Iterator[Turn]:
+        with super().turn() as turn:
+            start = time.thread_time()
+            try:
+                yield turn
+            finally:
+                self.seconds += time.thread_time() - start
+
+
+@dataclass
+class Bench:
+    """An application and the headers of its users."""
+
+    app: Flask
+    admission: Timed
+    users: dict[str, Headers]
+
+    def answer(self, path: str, **request: Any) -> tuple[int, float, float]:
+        """The status of a reply, and the seconds that it took outside the turn and in it."""
+        self.admission.seconds = 0
+        start = time.thread_time()
+        reply = self.app.test_client().open(path, buffered=True, **request)
+        taken = time.thread_time() - start
+        return reply.status_code, taken - self.admission.seconds, self.admission.seconds
+
+    def is_cheap(self, path: str, status: int | None, **request: Any) -> None:
+        """A request gets this status, if one is given, within the bounds; the best of three tries counts."""
+        tries = [self.answer(path, **request) for _ in range(3)]
+        assert status in (None, tries[0][0])
+        assert min(outside for _, outside, _ in tries) * 1000 < MILLISECONDS * FACTOR
+        assert min(inside for _, _, inside in tries) * 1000 < TURN_MILLISECONDS * FACTOR
+
+
+@pytest.fixture
+def bench(make_app: MakeApp, settings: Settings) -> Bench:
+    settings = replace(settings, deepstack=True, metrics_token=METRICS_TOKEN)
+    app = make_app(settings, FakeDetector())
+    admission = Timed(settings.queue)
+    service = app.extensions[KEY] = replace(app.extensions[KEY], admission=admission)
+    users = {
+        "good": bearer(add_user_to(service, "good", coefficient=1000)),
+        "poor": bearer(add_user_to(service, "poor", coefficient=0)),
+        "plain": bearer(add_user_to(service, "plain", NO_FLAGS, coefficient=1000)),
+        "banned": bearer(add_user_to(service, "banned", Flag.BANNED)),
+        "wrong": BAD_TOKEN,
+        "none": {},
+    }
+    app.test_client().get("/docs")  # is made at the start of a server
+    return Bench(app, admission, users)
+
+
+# --- heads
+
+LISTS = ["a/b,", "a,", ",", '"a",', "a;b,", "a=b;", ";", '"', "\\", "0-1,", "bytes=0-1,", 'Digest a="', "a/b;q=1,"]
+LISTS += ["Bearer ", "Basic ", "multipart/form-data;boundary=b;", "a*0*=utf-8''%41;", "[", "%41", "\xff"]
+FIELDS = ["Accept", "Authorization", "Content-Type", "Cookie", "Host", "If-Modified-Since", "If-None-Match", "If-Range"]
+FIELDS += ["Range", "User-Agent", "X-Request-Id", "Accept-Encoding", "X-Forwarded-For"]
+PATHS = [("GET", "/"), ("GET", "/assets/icon.svg"), ("GET", "/session"), ("GET", "/metrics"), ("GET", "/nothing")]
+PATHS += [("GET", "/docs"), ("POST", OBJECTS), ("POST", DETECTION), ("GET", "/openapi.json"), ("GET", "/health/ready")]
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_a_long_header(bench: Bench, name: str) -> None:
+    """No header that fits is expensive, on any route and with or without a token."""
+    for pattern in LISTS:
+        value = pattern * ((MAX_HEAD - 400) // len(pattern))
+        for method, path in PATHS:
+            headers = ({} if name == "Authorization" else bench.users["good"]) | {name: value}
+            bench.is_cheap(path, None, method=method, headers=headers)
+
+
+@pytest.mark.parametrize("path", [path for _, path in PATHS])
+def test_too_long_a_head(bench: Bench, path: str) -> None:
+    """Headers of more than 16 KB together, which gunicorn would pass, are 431 before anything parses them."""
+    headers = {"Accept": "a/b," * 200_000, "If-None-Match": '"a",' * 1000}
+    method = "POST" if path in (OBJECTS, DETECTION) else "GET"
+    bench.is_cheap(path, 431, method=method, headers=bench.users["good"] | headers)
+
+
+QUERIES = ["a=b&", "a&", "&", "%00", "names=", "names=%F0&", "names=a,", "min_score=1&", "limit=9", "=", ";"]
+
+
+@pytest.mark.parametrize("pattern", QUERIES)
+def test_a_long_query(bench: Bench, pattern: str) -> None:
+    """No query is expensive."""
+    query = pattern * (8000 // len(pattern))
+    status = 200 if pattern in ("min_score=1&", "&") else 400
+    body = png_of(Image.new("RGB", (8, 8)))
+    options = {"data": body, "content_type": "image/png", "headers": bench.users["good"]}
+    bench.is_cheap(f"{OBJECTS}?{query}", status, method="POST", **options)
+
+
+# --- bodies
+
+SIZE = MAX_BODY - 500
+PART = b'--b\r\nContent-Disposition: form-data; name="%b"%b\r\n\r\n%b\r\n'
+PARTS, URLENCODED, JSON = "multipart/form-data; boundary=b", "application/x-www-form-urlencoded", "application/json"
+
+
+def filled(pattern: bytes, before: bytes = b"", after: bytes = b"") -> bytes:
+    """The largest body of this pattern between two others."""
+    return before + pattern * ((SIZE - len(before) - len(after)) // len(pattern)) + after
+
+
+BODIES = {
+    "JSON arrays": (JSON, filled(b"[[]],", b"[", b"[]]")),
+    "JSON, nested": (JSON, filled(b"[", b'{"data":')),
+    "JSON objects": (JSON, filled(b'{"a":1},', b'{"a":[', b"1]}")),
+    "JSON names": (JSON, filled(b'"a":1,', b"{", b'"data":""}')),
+    "JSON strings": (JSON, filled(b'"",', b"[", b'""]')),
+    "JSON escapes": (JSON, filled(b"\\u0041", b'{"data":"', b'"}')),
+    "JSON surrogates": (JSON, filled(b"\\ud800", b'{"data":"', b'"}')),
+    "JSON slashes": (JSON, filled(b"\\/", b'{"data":"', b'"}')),
+    "JSON number": (JSON, filled(b"9", b'{"data":1.', b"}")),
+    "JSON blanks": (JSON, filled(b" ", b"{", b"}")),
+    "JSON in UTF-8": (JSON, filled("\N{PILE OF POO}".encode(), b'{"data":"', b'"}')),
+    "JSON in UTF-16": (JSON, ('{"a":[' + "[]," * (SIZE // 6 - 10) + "1]}").encode("utf-16-le")),
+    "blanks": (JSON, filled(b" ")),
+    "form of %": (URLENCODED, filled(b"%", b"data=")),
+    "form of %00": (URLENCODED, filled(b"%00", b"data=")),
+    "form of %2B": (URLENCODED, filled(b"%2B", b"data=")),
+    "form of +": (URLENCODED, filled(b"+", b"data=")),
+    "form of &": (URLENCODED, filled(b"&", b"data=")),
+    "form of fields": (URLENCODED, filled(b"&a=b", b"data=")),
+    "form of data": (URLENCODED, filled(b"&data=", b"data=")),
+    "form of almost data": (URLENCODED, filled(b"&data", b"a=")),
+    "text of bytes": ("text/plain", filled(b"\xff")),
+    "text of UTF-8": ("text/plain", filled("ä".encode())),
+    "base64": ("text/plain", filled(b"AAAA")),
+    "wrapped base64": ("text/plain", filled(b"A\n")),
+    "line breaks": ("text/plain", filled(b"\r\n")),
+    "data URL": ("text/plain", filled(b" ", b"", b"data:image/png;base64,")),
+    "PNG of chunks": ("image/png", filled(struct.pack(">I4sI", 0, b"tEXt", zlib.crc32(b"tEXt")), b"\x89PNG\r\n\x1a\n")),
+    "part of text": (PARTS, PART % (b"data", b"", filled(b"A", after=b"--b--")) + b"--b--"),
+    "part of bytes": (PARTS, filled(b"\xff", PART[:-6] % (b"data", b'; filename="a"') + b"\r\n\r\n", b"\r\n--b--")),
+    "part of line breaks": (PARTS, filled(b"\r\n", PART[:-6] % (b"data", b'; filename="a"') + b"\r\n\r\n", b"--b--")),
+    "parts": (PARTS, filled(PART % (b"a", b"", b"b"), b"", b"--b--")),
+    "a hundred parts": (PARTS, PART % (b"a", b";a=b" * 200, b"A" * 80_000) * 100 + b"--b--\r\n"),
+    "parameters": (PARTS, (PART % (b"a", b";a=b" * 11_000, b"b")) * 8 + b"--b--"),
+    "many parameters": (PARTS, filled(PART % (b"a", b";a=b" * 2000, b"b"), b"", b"--b--")),
+    "continued parameters": (PARTS, (PART % (b"a", b";a*0*=utf-8''%41" * 8000, b"b")) * 8 + b"--b--"),
+    "quoted": (PARTS, PART % (b'\\"' * 50_000, b"", b"b") * 8 + b"--b--"),
+    "headers": (PARTS, filled(b"\r\na:b", b"--b", b"\r\n\r\n--b--")),
+    "continued headers": (PARTS, filled(b"\r\n a", b"--b\r\na: b", b"\r\n\r\n--b--")),
+    "preamble": (PARTS, filled(b"\r\n--")),
+    "boundaries": (PARTS, filled(b"\r\n--bx", PART % (b"data", b'; filename="a"', b""), b"\r\n--b--")),
+    "padded boundaries": (PARTS, filled(b"\r\n--b" + b" " * 60_000)),
+    "behind the end": (PARTS, filled(PART % (b"a", b";a=b" * 2000, b"b"), PART % (b"a", b"", b"x--b--"), b"--b--")),
+}
+STATUSES = {"good": 400, "poor": 429, "plain": 403, "banned": 403, "wrong": 401, "none": 401}
+
+
+@pytest.mark.parametrize(("content_type", "body"), BODIES.values(), ids=BODIES)
+def test_a_large_body(bench: Bench, content_type: str, body: bytes) -> None:
+    """8 MB of anything cost little outside the turn, for a user who may send them, and little in it."""
+    assert len(body) <= MAX_BODY
+    for path in (OBJECTS, DETECTION):
+        headers = bench.users["good"]
+        bench.is_cheap(path, 400, method="POST", data=body, content_type=content_type, headers=headers)
+
+
+@pytest.mark.parametrize("who", STATUSES)
+def test_a_refused_body(bench: Bench, who: str) -> None:
+    """Whoever may not send a body costs even less."""
+    content_type, body = BODIES["JSON arrays"]
+    options = {"method": "POST", "data": body, "content_type": content_type, "headers": bench.users[who]}
+    bench.is_cheap(OBJECTS, STATUSES[who], **options)
+    if who == "good":
+        with full(bench.app.extensions[KEY]):
+            bench.is_cheap(OBJECTS, 503, **options)
+
+
+ANONYMOUS = {name: body for name, (kind, body) in BODIES.items() if kind == PARTS}
+READABLE = {"part of bytes", "part of line breaks"}
+
+
+@pytest.mark.parametrize(("name", "body"), ANONYMOUS.items(), ids=ANONYMOUS)
+def test_a_form_without_a_token(bench: Bench, name: str, body: bytes) -> None:
+    """A form is looked for the token before anybody is known: all but short heads are refused before it is parsed."""
+    status = 401 if name in READABLE else 400
+    bench.is_cheap(DETECTION, status, method="POST", data=body, content_type=PARTS)
+
+
+# --- chunks
+
+
+def chunked(wire: bytes) -> dict[str, Any]:
+    """What gunicorn puts in the environment of a request with these chunks."""
+    pieces = (wire[at : at + 8192] for at in range(0, len(wire), 8192))
+    body = Body(ChunkedReader(None, IterUnreader(pieces)))
+    return {"wsgi.input": body, "wsgi.input_terminated": True, "HTTP_TRANSFER_ENCODING": "chunked"}
+
+
+@pytest.mark.parametrize("path", [OBJECTS, DETECTION])
+def test_small_chunks(bench: Bench, path: str) -> None:
+    """A body in chunks of a byte is refused after a tenth of a second, not read for 20; large chunks are read."""
+    wire = b"1\r\nA\r\n" * 500_000 + b"0\r\n\r\n"
+    for headers in (bench.users["good"], {} if path == DETECTION else bench.users["good"]):
+        environ = chunked(wire)
+        start = time.thread_time()
+        reply = bench.app.test_client().post(path, headers=headers, environ_overrides=environ, buffered=True)
+        assert time.thread_time() - start < 2 * STEP_SECONDS * FACTOR
+        assert (reply.status_code, b"too many small chunks" in reply.data) == (400, True)
+
+
+def test_large_chunks(bench: Bench) -> None:
+    """A photo of 5 MB in chunks of a kilobyte is read."""
+    data = base64.b64encode(png_of(Image.new("RGB", (8, 8)), exif=b"Exif\0\0" + bytes(5_000_000)))
+    pieces = (data[at : at + 1024] for at in range(0, len(data), 1024))
+    wire = b"".join(b"%x\r\n%b\r\n" % (len(piece), piece) for piece in pieces) + b"0\r\n\r\n"
+    options = {"headers": bench.users["good"], "environ_overrides": chunked(wire)}
+    assert bench.app.test_client().post(OBJECTS, **options).status_code == 200
+
+
+# --- memory
+
+GROWTH = """
+import resource, sys
+from augu_api.app import create_app
+from augu_api.config import Settings
+from tests.helpers import FakeDetector, OBJECTS, add_user_to, bearer
+from tests.test_costs import BODIES, JSON
+
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+
+app = create_app(Settings.from_env({"AUGU_DATA_DIR": sys.argv[1]}), FakeDetector())
+headers = bearer(add_user_to(app.extensions["augu_api"], coefficient=1000))
+before = peak()
+for content_type, body in BODIES.values():
+    reply = app.test_client().post(OBJECTS, data=body, content_type=content_type, headers=headers, buffered=True)
+    assert reply.status_code == 400
+print(peak() - before)
+"""
+
+
+def test_memory(tmp_path: Path) -> None:
+    """No body takes more than 80 MB beside itself; JSON of empty arrays would take 1.2 GB."""
+    done = subprocess.run([sys.executable, "-c", GROWTH, str(tmp_path)], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 80
