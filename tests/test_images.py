@@ -252,7 +252,10 @@ REFUSED = {
     "one row too few": (png(ihdr(4, 5), IDAT, END), ROWS_MISSING),
     "one byte too few": (png(ihdr(4, 4), chunk(b"IDAT", zlib.compress(RAW[:-1])), END), ROWS_MISSING),
     "half the stream": (png(ihdr(4, 4), chunk(b"IDAT", zlib.compress(RAW, 0)[:30]), END), ROWS_MISSING),
-    "interlaced but too short": (png(ihdr(4, 4, 8, 2, 1), IDAT, END), ROWS_MISSING),
+    "interlaced but too short": (
+        png(ihdr(4, 4, 8, 2, 1), chunk(b"IDAT", zlib.compress(bytes(len(RAW)))), END),
+        ROWS_MISSING,
+    ),
     "not zlib": (png(ihdr(4, 4), chunk(b"IDAT", b"these are not compressed"), END), BROKEN),
     "gzip": (png(ihdr(4, 4), chunk(b"IDAT", zlib.compress(RAW, wbits=31)), END), BROKEN),
     "a preset dictionary": (png(ihdr(4, 4), chunk(b"IDAT", b"\x78\xbb\0\0\0\0"), END), BROKEN),

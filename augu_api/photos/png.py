@@ -1,34 +1,35 @@
 """Decode PNG.
 
 A file is checked before anything is decoded: signature, header, and every chunk's length and checksum. Only the chunks
-that make pixels reach the decoder, so texts, colour profiles and animations in a file cost nothing. Source of the
+that make pixels reach the decoder, so texts, colour profiles and animations in a file cost nothing. The rows are decoded
+in strips: beside the photo, only a few megabytes are in use at any time, whatever kind of PNG it is. Source of the
 format: PNG (Third Edition), W3C, https://www.w3.org/TR/png-3/.
 """
 
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from io import BytesIO
 from itertools import takewhile
 from typing import NamedTuple
 
 import numpy as np
 from isal import isal_zlib
-from isal.igzip_lib import IsalError
-from kornia_rs.io import decode_image_png_u8
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageFile
 
 from augu_api.photos.checks import MAX_SEGMENTS, ImageRejected, check_length, check_pixels
+from augu_api.photos.scanlines import CORRUPT, SIGNATURE, Inflated, png, strips
 
-SIGNATURE = b"\x89PNG\r\n\x1a\n"
-INFLATED = 1 << 24  # bytes at a time: large pieces of memory go back to the system, small ones stay with the process
-MAX_STORED = 0xFFFF  # bytes in one stored block
-END = b"\0\0\0\0IEND\xae\x42\x60\x82"
+STRIP = 1 << 19  # pixels; the C library keeps pieces of memory of this size for the next strip
+MAX_WIDTH = 1 << 19  # a row of 64-bit pixels takes 4 MB, and two rows are needed at a time
 PIXEL_CHUNKS = frozenset((b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"))
 UNIQUE = {b"IHDR": "header", b"PLTE": "palette", b"tRNS": "transparency"}
 CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by colour type
-WHOLE_BYTES = {0: ("mono", "L"), 2: ("rgb", "RGB"), 6: ("rgba", "RGBA")}  # by colour type: kornia-rs's name, Pillow's
+WHOLE_BYTES = {0: "L", 2: "RGB", 6: "RGBA"}  # by colour type: Pillow's mode for samples of 8 bits
 DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}
+BROKEN = (OSError, ValueError, SyntaxError, struct.error, IndexError)  # what Pillow raises
+ROWS = ((0, 0, 1, 1),)  # not interlaced: one pass over all pixels; x, y, and the steps to the next ones
 ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
 
 
@@ -44,12 +45,13 @@ class Header(NamedTuple):
     interlaced: int
 
     @property
-    def size(self) -> int:
-        """How many bytes the pixels take before compression: for each row a filter byte and the packed samples."""
-        bits = self.depth * CHANNELS[self.colour]
-        passes = ADAM7 if self.interlaced else ((0, 0, 1, 1),)
-        sides = ((-(-(self.width - x) // dx), -(-(self.height - y) // dy)) for x, y, dx, dy in passes)
-        return sum(rows * (1 + (columns * bits + 7) // 8) for columns, rows in sides if columns > 0 and rows > 0)
+    def bits(self) -> int:
+        """The bits of a pixel."""
+        return self.depth * CHANNELS[self.colour]
+
+
+Convert = Callable[[NDArray[np.uint8], Header], NDArray[np.uint8]]
+"""From packed samples (H, stride) to RGB pixels (H, W, 3); the header describes this strip."""
 
 
 def decode(data: bytes, max_pixels: int) -> NDArray[np.uint8]:
@@ -62,10 +64,20 @@ def decode(data: bytes, max_pixels: int) -> NDArray[np.uint8]:
     chunks = list(_chunks(data))
     kinds = [kind for kind, _ in chunks]
     _check_order(header, kinds)
-    pixels = _inflated(header, chunks)
-    quick = header.depth == 8 and header.colour in WHOLE_BYTES and b"tRNS" not in kinds
-    photo = _by_png_crate(pixels, header) if quick else None
-    return np.asarray(_by_pillow(pixels, header)) if photo is None else photo
+    if header.depth == 8 and header.colour in WHOLE_BYTES and b"tRNS" not in kinds:
+        convert = partial(_of_bytes, WHOLE_BYTES[header.colour])
+    else:
+        convert = partial(_of_samples, _described(header, chunks))
+    inflated = Inflated(b"".join(raw[8:-4] for kind, raw in chunks if kind == b"IDAT"))
+    photo = np.empty((header.height, header.width, 3), np.uint8)
+    for x, y, dx, dy in ADAM7 if header.interlaced else ROWS:
+        part, at = photo[y::dy, x::dx], 0
+        for strip in _strips(header._replace(width=part.shape[1], height=len(part)), inflated, convert):
+            if strip.shape == photo.shape:  # a small photo, which needs no copy
+                return strip
+            part[at : at + len(strip)] = strip
+            at += len(strip)
+    return photo
 
 
 def _header(data: bytes, max_pixels: int) -> Header:
@@ -80,6 +92,8 @@ def _header(data: bytes, max_pixels: int) -> Header:
     if not (0 < header.width < 2**31 and 0 < header.height < 2**31):
         raise ImageRejected("Corrupt PNG image: its width or height is invalid.")
     check_pixels(header.width, header.height, max_pixels)
+    if header.width > MAX_WIDTH:
+        raise ImageRejected(f"Wider than {MAX_WIDTH} pixels: {header.width} x {header.height}.")
     if header.depth not in DEPTHS.get(header.colour, ()) or header.interlaced > 1:
         raise ImageRejected("Corrupt PNG image: invalid bit depth, colour type or interlacing.")
     if header.compression or header.filtering:
@@ -120,65 +134,43 @@ def _check_order(header: Header, kinds: list[bytes]) -> None:
         raise ImageRejected("Corrupt PNG image: its palette is missing.")
 
 
-def _inflated(header: Header, chunks: list[tuple[bytes, memoryview]]) -> bytes:
-    """The same PNG with nothing but its pixels, uncompressed.
+def _strips(header: Header, inflated: Inflated, convert: Convert) -> Iterator[NDArray[np.uint8]]:
+    """Yield the RGB pixels (H, W, 3) of one pass, whose size the header tells, strip by strip."""
+    stride = (header.width * header.bits + 7) // 8
+    if stride:  # a pass without columns has no rows either
+        rows = max(1, STRIP // header.width)
+        for strip in strips(inflated, header.height, stride, max(1, header.bits // 8), rows):
+            yield convert(strip, header._replace(height=len(strip)))
 
-    Decoders may show missing rows as black, so the bytes must be counted; ISA-L inflates them twice as fast as Pillow.
-    """
-    before = [raw for kind, raw in chunks if kind in UNIQUE]
+
+def _of_bytes(mode: str, strip: NDArray[np.uint8], header: Header) -> NDArray[np.uint8]:
+    """The RGB pixels (H, W, 3) of 8-bit samples without palette or transparent colour."""
+    if mode != "RGBA":
+        grey = mode == "L"
+        return (np.repeat(strip, 3, 1) if grey else strip).reshape(header.height, header.width, 3)
+    return np.asarray(on_white(Image.frombuffer(mode, (header.width, header.height), strip, "raw", mode, 0, 1)))
+
+
+def _described(header: Header, chunks: list[tuple[bytes, memoryview]]) -> ImageFile.ImageFile:
+    """What Pillow makes of the header, the palette and the transparency, without the pixels."""
+    before = b"".join(raw for kind, raw in chunks if kind in UNIQUE)
     try:
-        blocks = list(_stored(header.size, (raw[8:-4] for kind, raw in chunks if kind == b"IDAT")))
-    except IsalError as error:  # type: ignore[misc]  # the library types it as an instance
-        raise ImageRejected("Corrupt PNG image: its pixels cannot be decompressed.") from error
-    length, checksum = sum(map(len, blocks)), isal_zlib.crc32(b"IDAT")
-    for block in blocks:
-        checksum = isal_zlib.crc32(block, checksum)
-    return b"".join([SIGNATURE, *before, struct.pack(">I", length), b"IDAT", *blocks, checksum.to_bytes(4), END])
+        return Image.open(BytesIO(png(before)), formats=["PNG"])
+    except (Image.DecompressionBombError, *BROKEN) as error:
+        raise ImageRejected(CORRUPT) from error
 
 
-def _stored(size: int, compressed: Iterable[memoryview]) -> Iterator[bytes | memoryview]:
-    """Inflate `size` bytes, and yield them as a zlib stream of stored blocks (RFC 1950, RFC 1951 section 3.2.4)."""
-    inflate, checksum, left = isal_zlib.decompressobj(), 1, size
-    yield b"\x78\x01"
-    for data in compressed:
-        rest: bytes | memoryview = data
-        while left and (pixels := inflate.decompress(rest, min(left, INFLATED))):
-            rest, left = inflate.unconsumed_tail, left - len(pixels)
-            checksum = isal_zlib.adler32(pixels, checksum)
-            for at in range(0, len(pixels), MAX_STORED):
-                block = memoryview(pixels)[at : at + MAX_STORED]
-                yield struct.pack("<BHH", 0, len(block), ~len(block) & 0xFFFF)
-                yield block
-    if left:
-        raise ImageRejected("Truncated PNG image: rows are missing.")
-    yield struct.pack("<BHH", 1, 0, 0xFFFF)
-    yield struct.pack(">I", checksum)
-
-
-def _by_png_crate(pixels: bytes, header: Header) -> NDArray[np.uint8] | None:
-    """A photo of 8-bit samples without palette or transparent colour; None if its filters are wrong.
-
-    The png crate, in memory-safe Rust, undoes the filters four times as fast as Pillow.
-    """
-    theirs, mode = WHOLE_BYTES[header.colour]
+def _of_samples(described: ImageFile.ImageFile, strip: NDArray[np.uint8], header: Header) -> NDArray[np.uint8]:
+    """The RGB pixels (H, W, 3) of packed samples of any kind, as Pillow unpacks them."""
+    size, packing = (header.width, header.height), described.tile[0][3]
     try:
-        samples: NDArray[np.uint8] = decode_image_png_u8(pixels, (header.height, header.width), theirs)
-    except (KeyboardInterrupt, SystemExit):
-        raise
-    except BaseException:  # noqa: BLE001 - a panic of Rust is no Exception, and its class is not public
-        return None
-    if mode == "RGB":
-        return samples
-    return np.asarray(on_white(Image.frombuffer(mode, (header.width, header.height), samples, "raw", mode, 0, 1)))
-
-
-def _by_pillow(pixels: bytes, header: Header) -> Image.Image:
-    try:
-        with Image.open(BytesIO(pixels), formats=["PNG"]) as image:
-            image.load()
-            return _to_rgb(image, header)
-    except (Image.DecompressionBombError, OSError, ValueError, SyntaxError, struct.error, IndexError) as error:
-        raise ImageRejected("Corrupt PNG image.") from error
+        image = Image.frombytes(described.mode, size, strip.ravel(), "raw", packing)
+        if described.palette:
+            image.putpalette(described.palette.palette)
+        image.info = described.info.copy()
+        return np.asarray(_to_rgb(image, header))
+    except BROKEN as error:
+        raise ImageRejected(CORRUPT) from error
 
 
 def _to_rgb(image: Image.Image, header: Header) -> Image.Image:
