@@ -536,7 +536,8 @@ def tags(count: int) -> bytes:
 def photos() -> Iterator[tuple[str, bytes, int]]:
     """Files that take long to decode without precautions."""
     head, rest = JPEG[:2], JPEG[2:]
-    yield "a JPEG of many passes", repeated(LARGE, MAX_SCANS), 200
+    yield "a JPEG of many passes", repeated(LARGE.resize((3500, 3500)), MAX_SCANS), 200
+    yield "a progressive JPEG of 25 million pixels", file_of(LARGE, "JPEG", progressive=True), 400
     yield "a JPEG of more passes", repeated(LARGE, 20 * MAX_SCANS), 400
     yield "a JPEG of absurd sides", BAD["a JPEG of too many pixels"][0] or b"", 400
     yield "a JPEG of a million texts", head + b"\xff\xfe\0\2" * (MB + 200_000) + rest, 400
@@ -547,8 +548,10 @@ def photos() -> Iterator[tuple[str, bytes, int]]:
     )
     yield "a JPEG of fill bytes", head + b"\xff" * (MAX_BYTES - 2000) + rest, 200
     yield "a JPEG of no markers", head + b"\xff\0" * (MAX_BYTES // 2 - 2000), 400
-    yield "a WebP of 25 million pixels", file_of(LARGE, "WEBP", lossless=True, method=0), 200
-    yield "a transparent WebP", file_of(LARGE.convert("RGBA"), "WEBP", lossless=True, method=0, exact=True), 200
+    yield "a WebP of 25 million pixels", file_of(LARGE, "WEBP", lossless=True, method=0), 400
+    smaller = LARGE.resize((2500, 2500))
+    yield "a WebP of as many pixels as are read", file_of(smaller, "WEBP", lossless=True, method=0), 200
+    yield "a transparent WebP", file_of(smaller.convert("RGBA"), "WEBP", lossless=True, method=0, exact=True), 200
     yield "a WebP of absurd sides", canvas(65535, 65535), 400
     yield "a WebP of an absurd canvas", canvas(2**24, 2**24), 400
     yield "a WebP of many tags", file_of(NAVY, "WEBP", exif=tags(65_000)), 200

@@ -1,12 +1,21 @@
-"""Take from a JPEG what would slow its decoder. Source of the format: ITU-T T.81."""
+"""Take from a JPEG what would slow its decoder, and decode it. Source of the format: ITU-T T.81."""
 
 import re
 from collections.abc import Iterator
 
-from augu_api.photos.checks import MAX_SEGMENTS, ImageRejected
+import numpy as np
+from kornia_rs.io import decode_image_jpegturbo
+from numpy.typing import NDArray
+
+from augu_api.photos.checks import MAX_SEGMENTS, ImageRejected, check_share
 
 SIGNATURE = b"\xff\xd8\xff"
 MAX_SCANS = 30  # most files have 1 or 10, and each is a pass over all pixels
+BUFFERED = (
+    2  # an image of several scans may have half as many pixels, as 16 bits of each sample are kept until the last
+)
+SEQUENTIAL = frozenset((0xC0, 0xC1))
+FRAMES = frozenset((0xC0, 0xC1, 0xC2, 0xC3, 0xC5, 0xC6, 0xC7))
 SOS, APP1 = 0xDA, 0xE1
 ARITHMETIC = frozenset((0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF))
 METADATA = frozenset((*range(0xE1, 0xEE), 0xEF, 0xFE))  # without APP0 and APP14, which say how colours are stored
@@ -26,6 +35,30 @@ def without_metadata(data: bytes) -> bytes:
         raise ImageRejected("Arithmetic-coded JPEGs are not accepted.")
     exif = [raw for marker, raw in segments if marker == APP1 and bytes(raw[4:10]) == b"Exif\0\0"]
     return b"".join([data[:2], *exif[:1], *(raw for marker, raw in segments if marker not in METADATA)])
+
+
+def is_buffered(data: bytes) -> bool:
+    """Whether the samples of the whole image are kept until the last scan, as those of a progressive JPEG are."""
+    segments = dict(_segments(data))
+    [frame] = [marker for marker in segments if marker in FRAMES][:1] or [0]
+    return frame not in SEQUENTIAL or segments[frame][9:10] != segments[SOS][4:5]
+
+
+def decode(data: bytes, size: tuple[int, int], max_pixels: int, *, trusted: bool) -> NDArray[np.uint8] | None:
+    """The RGB pixels (H, W, 3) as stored; None if only Pillow can say what is wrong, or if the JPEG is in CMYK.
+
+    libjpeg-turbo gives the same pixels through kornia-rs and through Pillow, which needs 10 bytes for each pixel.
+    Raises ImageRejected if an untrusted JPEG is progressive and has more than half of `max_pixels`.
+    """
+    if not trusted and is_buffered(data):
+        check_share(*size, max_pixels, BUFFERED, "progressive JPEG")
+    try:
+        photo: NDArray[np.uint8] = decode_image_jpegturbo(data, "rgb")
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException:  # noqa: BLE001 - a panic of Rust is no Exception, and its class is not public
+        return None
+    return photo if photo.shape[1::-1] == size else None
 
 
 def _segments(data: bytes) -> Iterator[tuple[int, memoryview]]:

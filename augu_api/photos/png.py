@@ -1,9 +1,9 @@
 """Decode PNG.
 
 A file is checked before anything is decoded: signature, header, and every chunk's length and checksum. Only the chunks
-that make pixels reach the decoder, so texts, colour profiles and animations in a file cost nothing. The rows are decoded
-in strips: beside the photo, only a few megabytes are in use at any time, whatever kind of PNG it is. Source of the
-format: PNG (Third Edition), W3C, https://www.w3.org/TR/png-3/.
+that make pixels reach the decoder, so texts, colour profiles and animations in a file cost nothing. The rows are
+decoded in strips: beside the photo, only a few megabytes are in use at any time, whatever kind of PNG it is. Source of
+the format: PNG (Third Edition), W3C, https://www.w3.org/TR/png-3/.
 """
 
 import struct
@@ -19,8 +19,10 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFile
 
 from augu_api.photos.checks import MAX_SEGMENTS, ImageRejected, check_length, check_pixels
-from augu_api.photos.scanlines import CORRUPT, SIGNATURE, Inflated, png, strips
+from augu_api.photos.scanlines import CORRUPT, Inflated, png, strips
+from augu_api.photos.scanlines import SIGNATURE as FIRST
 
+SIGNATURE = FIRST
 STRIP = 1 << 19  # pixels; the C library keeps pieces of memory of this size for the next strip
 MAX_WIDTH = 1 << 19  # a row of 64-bit pixels takes 4 MB, and two rows are needed at a time
 PIXEL_CHUNKS = frozenset((b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"))
@@ -62,13 +64,9 @@ def decode(data: bytes, max_pixels: int) -> NDArray[np.uint8]:
     """
     header = _header(data, max_pixels)
     chunks = list(_chunks(data))
-    kinds = [kind for kind, _ in chunks]
-    _check_order(header, kinds)
-    if header.depth == 8 and header.colour in WHOLE_BYTES and b"tRNS" not in kinds:
-        convert = partial(_of_bytes, WHOLE_BYTES[header.colour])
-    else:
-        convert = partial(_of_samples, _described(header, chunks))
+    _check_order(header, [kind for kind, _ in chunks])
     inflated = Inflated(b"".join(raw[8:-4] for kind, raw in chunks if kind == b"IDAT"))
+    convert = _converter(header, chunks)
     photo = np.empty((header.height, header.width, 3), np.uint8)
     for x, y, dx, dy in ADAM7 if header.interlaced else ROWS:
         part, at = photo[y::dy, x::dx], 0
@@ -143,6 +141,12 @@ def _strips(header: Header, inflated: Inflated, convert: Convert) -> Iterator[ND
             yield convert(strip, header._replace(height=len(strip)))
 
 
+def _converter(header: Header, chunks: list[tuple[bytes, memoryview]]) -> Convert:
+    if header.depth == 8 and header.colour in WHOLE_BYTES and all(kind != b"tRNS" for kind, _ in chunks):
+        return partial(_of_bytes, WHOLE_BYTES[header.colour])
+    return partial(_of_samples, _described(chunks))
+
+
 def _of_bytes(mode: str, strip: NDArray[np.uint8], header: Header) -> NDArray[np.uint8]:
     """The RGB pixels (H, W, 3) of 8-bit samples without palette or transparent colour."""
     if mode != "RGBA":
@@ -151,7 +155,7 @@ def _of_bytes(mode: str, strip: NDArray[np.uint8], header: Header) -> NDArray[np
     return np.asarray(on_white(Image.frombuffer(mode, (header.width, header.height), strip, "raw", mode, 0, 1)))
 
 
-def _described(header: Header, chunks: list[tuple[bytes, memoryview]]) -> ImageFile.ImageFile:
+def _described(chunks: list[tuple[bytes, memoryview]]) -> ImageFile.ImageFile:
     """What Pillow makes of the header, the palette and the transparency, without the pixels."""
     before = b"".join(raw for kind, raw in chunks if kind in UNIQUE)
     try:

@@ -6,7 +6,7 @@ above it, which goes in front of the strip without a filter.
 
 import struct
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from isal import isal_zlib
@@ -90,13 +90,13 @@ def _unfiltered(above: bytes, filtered: bytes, stride: int, step: int) -> NDArra
     file = png(_chunk(b"IHDR", header), above, filtered)
     decode = decode_image_png_u8 if kind.depth == 8 else decode_image_png_u16
     try:
-        samples = decode(file, (height, width), kind.name)
+        samples: NDArray[Any] = decode(file, (height, width), kind.name)
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:  # a panic of Rust is no Exception, and its class is not public
         raise ImageRejected(CORRUPT) from error
-    packed = samples if kind.depth == 8 else samples.astype(">u2")
-    return packed.view(np.uint8).reshape(height, stride)[1 if above else 0 :]
+    packed: NDArray[np.uint8] = (samples if kind.depth == 8 else samples.astype(">u2")).view(np.uint8)
+    return packed.reshape(height, stride)[1 if above else 0 :]
 
 
 def _chunk(kind: bytes, body: bytes) -> bytes:
