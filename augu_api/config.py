@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any, Self
 from urllib.parse import urlsplit
 
+from augu_api.memory import MAX_PIXELS, fitting, limit
+
 ROOT = Path(__file__).resolve().parent.parent
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 STORAGE_SCHEMES = ("redis", "rediss", "redis+unix")
@@ -158,7 +160,13 @@ class Settings:
         _web_url,
         "Where `augu-api weights pull` downloads the published files: a mirror, for example.",
     )
-    max_pixels: int = _setting("AUGU_MAX_PIXELS", 25_000_000, _positive, "Photos with more pixels are refused.")
+    max_pixels: int = _setting(
+        "AUGU_MAX_PIXELS",
+        MAX_PIXELS,
+        _positive,
+        "Photos with more pixels are refused: a progressive JPEG with more than half, a WebP with more than a quarter.",
+        "`25000000`, fewer if there is too little memory",
+    )
     queue: int = _setting(
         "AUGU_QUEUE",
         8,
@@ -180,23 +188,27 @@ class Settings:
     )
     docs_url: str = _setting("AUGU_DOCS_URL", "/docs", str, "The address of the documentation in the message of a 403.")
     workers: int = _setting(
-        "WEB_CONCURRENCY", CORES, _positive, "Worker processes; each loads the model once.", "one per core"
+        "WEB_CONCURRENCY",
+        CORES,
+        _positive,
+        "Worker processes; each loads the model once.",
+        "one per core, fewer if there is too little memory",
     )
     port: int = _setting("PORT", 8000, _positive, "The port. If it is set, gunicorn listens on every address.")
 
     @classmethod
-    def from_env(cls, environ: Mapping[str, str] = os.environ) -> Self:
+    def from_env(cls, environ: Mapping[str, str] = os.environ, memory: int = 0) -> Self:
         """Read the environment; an empty variable counts as unset. Raises a SettingsError that names a bad variable."""
-        settings, wrong = cls.examine(environ)
+        settings, wrong = cls.examine(environ, memory)
         for error in wrong.values():
             raise error
         return settings.with_secret()
 
     @classmethod
-    def examine(cls, environ: Mapping[str, str] = os.environ) -> tuple[Self, dict[str, SettingsError]]:
+    def examine(cls, environ: Mapping[str, str] = os.environ, memory: int = 0) -> tuple[Self, dict[str, SettingsError]]:
         """The settings, with defaults in place of bad values, and an error for each bad variable; creates nothing.
 
-        If no secret is set, `secret_keys` is empty.
+        If no secret is set, `secret_keys` is empty. `memory` is how many bytes there are, 0 to find out.
         """
         values, wrong = {}, {}
         for f in fields(cls):
@@ -205,7 +217,7 @@ class Settings:
                     values[f.name] = _parse(f, environ)
             except SettingsError as error:
                 wrong[f.metadata["variable"]] = error
-        settings = cls(**values)
+        settings = cls(**values | _fitting(values, memory or limit()))
         wrong = _secret_errors(settings.env, environ) | wrong
         keys = settings.secret_keys or ((settings.secret_key,) if settings.secret_key else ())
         url = settings.database_url or f"sqlite:///{settings.data_dir / 'augu.db'}"
@@ -248,6 +260,11 @@ def _parse(f: "Field[Any]", environ: Mapping[str, str]) -> Any:
         return f.metadata["parse"](environ[variable])
     except (ValueError, OSError, RuntimeError) as error:
         raise SettingsError(f"{variable}: {error}") from error
+
+
+def _fitting(values: Mapping[str, Any], memory: int) -> dict[str, int]:
+    workers, max_pixels = fitting(memory, CORES, values.get("workers"), values.get("max_pixels"))
+    return {"workers": workers, "max_pixels": max_pixels}
 
 
 def _secret_errors(env: str, environ: Mapping[str, str]) -> dict[str, SettingsError]:

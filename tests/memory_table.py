@@ -112,4 +112,4 @@ def rows(only: str) -> Iterator[tuple[str, set[int], float]]:
 
 if __name__ == "__main__":
     for name, statuses, megabytes in rows(" ".join(sys.argv[1:])):
-        print(f"| {name} | {' '.join(map(str, sorted(statuses)))} | {megabytes:.0f} |", flush=True)
+        sys.stdout.write(f"| {name} | {' '.join(map(str, sorted(statuses)))} | {megabytes:.0f} |\n")

@@ -536,7 +536,7 @@ def tags(count: int) -> bytes:
 def photos() -> Iterator[tuple[str, bytes, int]]:
     """Files that take long to decode without precautions."""
     head, rest = JPEG[:2], JPEG[2:]
-    yield "a JPEG of many passes", repeated(LARGE.resize((3500, 3500)), MAX_SCANS), 200
+    yield "a JPEG of many passes", repeated(LARGE.resize((2500, 2500)), MAX_SCANS), 200
     yield "a progressive JPEG of 25 million pixels", file_of(LARGE, "JPEG", progressive=True), 400
     yield "a JPEG of more passes", repeated(LARGE, 20 * MAX_SCANS), 400
     yield "a JPEG of absurd sides", BAD["a JPEG of too many pixels"][0] or b"", 400

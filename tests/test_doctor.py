@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import resource
 import shutil
 import sqlite3
 import subprocess
@@ -15,6 +17,7 @@ from click.testing import CliRunner, Result
 from PIL import Image
 from sqlalchemy import create_engine, text
 
+from augu_api import memory
 from augu_api.config import ROOT, Settings
 from augu_api.detection import Detection
 from augu_api.operating.cli import main
@@ -330,23 +333,45 @@ def test_a_model_that_finds_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    ("workers", "cpu", "memory", "state"),
+    ("workers", "cpu", "memory", "state", "fix"),
     [
-        ("1", "max 100000", "max", "ok"),
-        ("1", "50000 100000", "max", "ok"),
-        ("2", "100000 100000", "max", "warning"),
-        ("2000000", "max 100000", "max", "problem"),
-        ("2", "max 100000", "1000000", "problem"),
-        ("2000", "nonsense", "", "problem"),
+        ("1", "max 100000", "max", "ok", ""),
+        ("1", "50000 100000", "max", "ok", ""),
+        ("2", "100000 100000", "max", "warning", "set WEB_CONCURRENCY to 1"),
+        ("2000000", "max 100000", "max", "problem", "WEB_CONCURRENCY="),
+        (
+            "2",
+            "max 100000",
+            "1000000",
+            "problem",
+            "give it more, and set WEB_CONCURRENCY=1 and AUGU_MAX_PIXELS=1000000",
+        ),
+        ("2000", "nonsense", "", "problem", "WEB_CONCURRENCY="),
     ],
 )
-def test_workers(tmp_path: Path, workers: str, cpu: str, memory: str, state: str) -> None:
-    """Workers must fit the cores and the memory of the machine, or of the container if it has less."""
-    (tmp_path / "cpu.max").write_text(f"{cpu}\n")
-    (tmp_path / "memory.max").write_text(f"{memory}\n")
-    [found] = serving.workers(settings_of(tmp_path, WEB_CONCURRENCY=workers), tmp_path)
+def test_workers(tmp_path: Path, workers: str, cpu: str, memory: str, state: str, fix: str) -> None:
+    """Workers must fit the cores and the memory of the machine, or of the process's cgroup if it has less."""
+    group = tmp_path / "a.slice" / "augu.service"
+    group.mkdir(parents=True)
+    (group / "cpu.max").write_text(f"{cpu}\n")
+    (group / "memory.max").write_text(f"{memory}\n")
+    (tmp_path / "own").write_text("0::/a.slice/augu.service\n")
+    settings = settings_of(tmp_path, WEB_CONCURRENCY=workers, AUGU_MAX_PIXELS="25000000")
+    [found] = serving.workers(settings, tmp_path / "own", tmp_path)
     assert found.state == state, found
-    assert ("WEB_CONCURRENCY" in found.found) == (state != "ok")
+    assert fix in found.found
+
+
+def test_a_photo_of_the_most_pixels_counts(tmp_path: Path) -> None:
+    """What fits with few pixels may not fit with many, and the finding names settings that do."""
+    (tmp_path / "own").write_text("0::/\n")
+    taken = memory.needed(1, 0, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+    (tmp_path / "memory.max").write_text(str(taken + 40_000_000))
+    for pixels, state in ("2000000", "ok"), ("25000000", "problem"):
+        settings = settings_of(tmp_path, WEB_CONCURRENCY="1", AUGU_MAX_PIXELS=pixels)
+        [found] = serving.workers(settings, tmp_path / "own", tmp_path)
+        assert found.state == state, found
+    assert re.search(r"set WEB_CONCURRENCY=1 and AUGU_MAX_PIXELS=\d000000$", found.found)
 
 
 # --- secrets

@@ -29,7 +29,7 @@ CHECKS = (
     Check("counts", storage.counts, {"AUGU_DATA_DIR", "DATABASE_URL", "AUGU_RATELIMIT_STORAGE"}),
     Check("clock", storage.clock, {"AUGU_DATA_DIR", "DATABASE_URL"}),
     Check("model", serving.model, {"AUGU_DATA_DIR", "AUGU_MODEL", "AUGU_ENGINE", "WEB_CONCURRENCY"}),
-    Check("workers", serving.workers, {"WEB_CONCURRENCY"}),
+    Check("workers", serving.workers, {"WEB_CONCURRENCY", "AUGU_MAX_PIXELS"}),
 )
 
 

@@ -1,9 +1,9 @@
 """Checks of the model, engine and workers."""
 
-import os
 import resource
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +14,11 @@ from augu_api.config import CORES, ROOT, Settings
 from augu_api.detection import Detector, ModelUnavailable
 from augu_api.detection.catalogue import PUBLISHED, Model, find
 from augu_api.detection.engines import load, optional
+from augu_api.memory import CGROUPS, OWN, WORKER, fitting, folders, limit, needed
 from augu_api.operating.doctor.findings import Finding, ok, problem, warning
 
 MB = 10**6
 PHOTO = ROOT / "examples" / "street.png"
-CGROUP = Path("/sys/fs/cgroup")
 
 
 def model(settings: Settings) -> Iterator[Finding]:
@@ -67,17 +67,23 @@ def try_detector(detector: Detector) -> Finding:
     return ok("engine", f"{serves} and finds nothing in {PHOTO.name}, which may be right for this model")
 
 
-def workers(settings: Settings, cgroup: Path = CGROUP) -> Iterator[Finding]:
-    """The workers fit the cores and the memory of this machine, or of the container (cgroup v2 of Linux).
+def workers(settings: Settings, own: Path = OWN, root: Path = CGROUPS) -> Iterator[Finding]:
+    """The workers fit the cores and the memory of this machine, or of this process's cgroups, if they have less.
 
-    The memory of a worker is estimated by the peak of this process, which has loaded the model.
+    What a worker takes beside its photos is estimated by the peak of this process, which has loaded the model.
     """
-    cores = min(CORES, _quota(cgroup / "cpu.max"))
-    memory = min(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), _quota(cgroup / "memory.max")) / MB
-    each = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / MB
-    found = f"{settings.workers} workers of about {each:.0f} MB each, {cores:g} cores and {memory:.0f} MB of memory"
-    if settings.workers * each > memory:
-        yield problem("workers", found, f"set WEB_CONCURRENCY to {max(1, int(memory / each))} or less")
+    cores, memory = min([CORES, *_quotas(own, root)]), limit(own, root)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    each = max(peak, WORKER)
+    all_of_it = needed(settings.workers, settings.max_pixels, each)
+    found = (
+        f"{settings.workers} workers need up to {all_of_it / MB:.0f} MB with photos of {settings.max_pixels} pixels; "
+        f"there are {memory / MB:.0f} MB of memory and {cores:g} cores"
+    )
+    if all_of_it > memory:
+        count, pixels = fitting(memory, max(1, min(settings.workers, int(cores))), worker=each)
+        fix = f"set WEB_CONCURRENCY={count} and AUGU_MAX_PIXELS={min(pixels, settings.max_pixels)}"
+        yield problem("workers", found, fix if needed(count, pixels, each) <= memory else f"give it more, and {fix}")
     elif settings.workers > max(1, cores):
         fix = f"more workers than cores are no faster; set WEB_CONCURRENCY to {max(1, int(cores))}"
         yield warning("workers", found, fix)
@@ -85,10 +91,9 @@ def workers(settings: Settings, cgroup: Path = CGROUP) -> Iterator[Finding]:
         yield ok("workers", found)
 
 
-def _quota(file: Path) -> float:
-    """The limit in a cgroup's file: a number, a quota and its period, or `max` (no limit)."""
-    try:
-        limit, *period = file.read_text().split()
-        return float(limit) / float(period[0]) if period else float(limit)
-    except (OSError, ValueError):
-        return float("inf")
+def _quotas(own: Path, root: Path) -> Iterator[float]:
+    """Yield how many cores each cgroup may use: `cpu.max` has a quota, or `max`, and its period."""
+    for folder in folders("cpu", own, root):
+        with suppress(OSError, ValueError):
+            quota, period = (folder / "cpu.max").read_text().split()
+            yield float(quota) / float(period)
