@@ -20,7 +20,7 @@ from PIL import Image
 
 from augu_api.photos import MAX_BYTES, ImageRejected, decode, decode_upright
 from augu_api.photos.checks import MAX_SEGMENTS
-from augu_api.photos.png import CHANNELS, DEPTHS, SIGNATURE
+from augu_api.photos.png import CHANNELS, DEPTHS, MAX_WIDTH, SIGNATURE, STRIP
 from tests.helpers import BIN, file_of
 from tests.png_encoder import (
     GREY,
@@ -104,6 +104,36 @@ def test_filters_do_not_change_the_pixels(kind: tuple[int, int], filters: list[i
     palette = plte(PALETTE[: 2**depth]) if colour == INDEXED else b""
     file = png(ihdr(width, 9, depth, colour), palette, chunk(b"IDAT", zlib.compress(packed)), END)
     assert shown(file) == shown(encode(rows, colour, depth))
+
+
+@settings(deadline=None, max_examples=20)
+@given(
+    st.sampled_from(KINDS), st.lists(st.integers(0, 4), min_size=1, max_size=9), st.integers(1, 5), st.integers(0, 99)
+)
+def test_pixels_do_not_depend_on_the_strips(kind: tuple[int, int], filters: list[int], high: int, seed: int) -> None:
+    """A photo of many strips has the pixels of each of its parts, whose rows are decoded on their own."""
+    colour, depth = kind
+    rows = noise(colour, depth, 8, high, seed) * (STRIP // 8 // high + 2)
+    bits = depth * CHANNELS[colour]
+    stride = -(-8 * bits // 8)
+    cycle = scanlines(rows[: high * len(filters)], depth)
+    packed = filtered(cycle, stride, max(1, bits // 8), filters)
+    # the second cycle's first row refers to the last row of the one before, so its filters are 0
+    block = packed if filters[0] == 0 else b"\0" + cycle[1 : stride + 1] + packed[stride + 1 :]
+    count = len(rows) // (high * len(filters))
+    palette = plte(PALETTE[: 2**depth]) if colour == INDEXED else b""
+    idat = chunk(b"IDAT", zlib.compress(block * count, 1))
+    height = count * high * len(filters)
+    photo = decode(png(ihdr(8, height, depth, colour), palette, idat, END), 2 * STRIP)
+    few = decode(encode(rows[: high * len(filters)], colour, depth), 2 * STRIP)
+    assert np.array_equal(photo, np.tile(few, (count, 1, 1)))
+
+
+def test_a_row_is_bounded() -> None:
+    """Two rows are needed at a time, so a photo may not be as wide as its number of pixels allows."""
+    wide = png(ihdr(MAX_WIDTH, 1, 1, GREY), chunk(b"IDAT", zlib.compress(bytes(1 + MAX_WIDTH // 8))), END)
+    assert decode(wide, MAX_WIDTH).shape == (1, MAX_WIDTH, 3)
+    assert reason(png(ihdr(MAX_WIDTH + 1, 1, 1, GREY), END), 2 * MAX_WIDTH).startswith(f"Wider than {MAX_WIDTH} pixels")
 
 
 @pytest.mark.parametrize(("width", "height"), [(1, 1), (1, 7), (7, 1), (2, 3), (5, 8), (9, 1)])

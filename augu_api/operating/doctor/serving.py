@@ -81,14 +81,19 @@ def workers(settings: Settings, own: Path = OWN, root: Path = CGROUPS) -> Iterat
         f"there are {memory / MB:.0f} MB of memory and {cores:g} cores"
     )
     if all_of_it > memory:
-        count, pixels = fitting(memory, max(1, min(settings.workers, int(cores))), worker=each)
-        fix = f"set WEB_CONCURRENCY={count} and AUGU_MAX_PIXELS={min(pixels, settings.max_pixels)}"
-        yield problem("workers", found, fix if needed(count, pixels, each) <= memory else f"give it more, and {fix}")
+        yield problem("workers", found, _fitting(settings, memory, cores, each))
     elif settings.workers > max(1, cores):
         fix = f"more workers than cores are no faster; set WEB_CONCURRENCY to {max(1, int(cores))}"
         yield warning("workers", found, fix)
     else:
         yield ok("workers", found)
+
+
+def _fitting(settings: Settings, memory: int, cores: float, each: int) -> str:
+    """What to do, so that the workers fit."""
+    count, pixels = fitting(memory, max(1, min(settings.workers, int(cores))), worker=each)
+    fix = f"set WEB_CONCURRENCY={count} and AUGU_MAX_PIXELS={min(pixels, settings.max_pixels)}"
+    return fix if needed(count, pixels, each) <= memory else f"give it more, and {fix}"
 
 
 def _quotas(own: Path, root: Path) -> Iterator[float]:
