@@ -31,7 +31,7 @@ from urllib.parse import urlencode, urlsplit
 OBJECTS = "/images/classify/objects"
 PNG_SIGNATURE, PNG_END = b"\x89PNG\r\n\x1a\n", b"\0\0\0\0IEND\xae\x42\x60\x82"
 MAX_JSON = 1 << 20  # bytes
-MAX_PNG = 1 << 26  # bytes; a picture of 4096 x 4096 pixels is 50 MB before compression
+MAX_PNG = 1 << 25  # bytes; a picture of 3072 x 3072 pixels is 28 MB before compression
 URL = re.compile(r"https?://[^\s/?#@]+(/[^\s?#]*)?")
 TOKEN = re.compile(r"[A-Za-z0-9._~+/=-]+")  # RFC 6750
 NUMBER = re.compile(r"[0-9]{1,9}")

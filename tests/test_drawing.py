@@ -39,8 +39,8 @@ def picture_of(client: FlaskClient, headers: Headers, body: bytes, query: str = 
         ((2048, 2000), "", (2048, 2000)),
         ((2049, 3), "", (2048, 3)),
         ((20_000, 1), "", (2048, 1)),
-        ((4000, 3000), "max_side=4096", (4000, 3000)),
-        ((5000, 4000), "max_side=4096", (4096, 3277)),
+        ((3000, 2000), "max_side=3072", (3000, 2000)),
+        ((5000, 4000), "max_side=3072", (3072, 2458)),
         ((4000, 3000), "max_side=400", (400, 300)),
         ((400, 300), "max_side=64", (64, 48)),
         ((40, 30), "max_side=64", (40, 30)),
@@ -55,7 +55,7 @@ def test_a_picture_is_at_most_so_large(
 
 @pytest.mark.parametrize("value", ["63", "4097", "-1", "x", ""])
 def test_max_side_is_bounded(client: FlaskClient, auth: Headers, png: bytes, value: str) -> None:
-    """`max_side` is from 64 to 4096; anything else is 400, also for JSON."""
+    """`max_side` is from 64 to 3072; anything else is 400, also for JSON."""
     reply = client.post(f"{OBJECTS}?max_side={value}", data=png, content_type="image/png", headers=auth)
     assert reply.status_code == 400
     assert b'"details":{"max_side":' in reply.data

@@ -87,7 +87,7 @@ def _unfiltered(above: bytes, filtered: bytes, stride: int, step: int) -> NDArra
     kind = BY_STEP[step]
     width, height = stride // step, (len(above) + len(filtered)) // (1 + stride)
     header = struct.pack(">IIBBBBB", width, height, kind.depth, kind.colour, 0, 0, 0)
-    file = png(_chunk(b"IHDR", header), above, filtered)
+    file = png(chunk(b"IHDR", header), above, filtered)
     decode = decode_image_png_u8 if kind.depth == 8 else decode_image_png_u16
     try:
         samples: NDArray[Any] = decode(file, (height, width), kind.name)
@@ -99,7 +99,7 @@ def _unfiltered(above: bytes, filtered: bytes, stride: int, step: int) -> NDArra
     return packed.reshape(height, stride)[1 if above else 0 :]
 
 
-def _chunk(kind: bytes, body: bytes) -> bytes:
+def chunk(kind: bytes, body: bytes) -> bytes:
     """A chunk with its length and checksum."""
     return struct.pack(">I", len(body)) + kind + body + isal_zlib.crc32(body, isal_zlib.crc32(kind)).to_bytes(4)
 

@@ -101,7 +101,7 @@ class ObjectsQuery(Schema):
     )
     max_side = fields.Integer(
         load_default=2048,
-        validate=validate.Range(64, 4096),
+        validate=validate.Range(64, 3072),
         metadata={"description": "Make an annotated photo no wider and no higher than this, in pixels."},
     )
     names = CommaSeparated(
