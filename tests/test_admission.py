@@ -273,6 +273,40 @@ def test_large_replies_count_for_their_caller_alone() -> None:
         pass
 
 
+def test_large_replies_are_bounded_together() -> None:
+    """While all replies take more than there is, or those of a caller more than a share, none is added."""
+    rooms = Rooms(48 * MB)
+    rooms.check_reply("one")
+    replies = [rooms.take(caller, MB) for caller in ("one", "two", "three", "four")]
+    for reply in replies[:3]:
+        reply.resize(15 * MB)
+    rooms.check_reply("four")
+    replies[0].resize(18 * MB)
+    for caller in ("one", "four"):
+        with pytest.raises(QueueFull):
+            rooms.check_reply(caller)
+    for reply in replies[1:]:
+        reply.release()
+    rooms.check_reply("four")
+    with pytest.raises(QueueFull):
+        rooms.check_reply("one")
+
+
+def test_a_picture_waits_for_others_to_leave(make_app: MakeApp, settings: Settings, png: bytes) -> None:
+    """While large replies take all the memory there is for them, a picture is refused with 503, and JSON is not."""
+    app = make_app(settings, FakeDetector())
+    service, client = app.extensions[KEY], app.test_client()
+    waiting = service.admission.rooms.take("another", MB)
+    waiting.resize(49 * MB)
+    body: dict[str, Any] = {"data": png, "content_type": "image/png"}
+    authorized = bearer(add_user_to(service))
+    as_picture = authorized | {"Accept": "image/png"}
+    assert client.post(OBJECTS, headers=as_picture, **body).status_code == 503
+    assert client.post(OBJECTS, headers=authorized, **body).status_code == 200
+    waiting.release()
+    assert client.post(OBJECTS, headers=as_picture, **body).status_code == 200
+
+
 def test_room_is_passed_on() -> None:
     """Room that an address took counts for the user once that one is known, unless the user has no room left."""
     rooms = Rooms(48 * MB)

@@ -5,7 +5,7 @@ from contextlib import ExitStack
 from functools import cache
 from typing import Any
 
-from flask import Blueprint, Response
+from flask import Blueprint, Response, g
 from werkzeug.exceptions import NotAcceptable
 
 from augu_api.detection import Detection, select
@@ -61,6 +61,7 @@ def objects() -> Response:
             found, picture = _detected(turn, query, max_side if mimetype == PNG else None)
             if picture:
                 drawing.enter_context(service.admission.drawing)
+                service.admission.rooms.check_reply(g.user.id)
         observe(found, turn.milliseconds)
         if picture:
             response = Response(annotated_png(*picture), mimetype=PNG)

@@ -53,6 +53,11 @@ class Rooms:
         """Whether the caller's replies take more than a share: their sizes are not known beforehand."""
         return self._held[caller] > self._share
 
+    def check_reply(self, caller: Hashable) -> None:
+        """Raise QueueFull if replies that have not left take too much memory for another large one to be made."""
+        if self.overdrawn(caller) or self._held.total() > self._size:
+            raise QueueFull
+
     def change(self, room: Room, caller: Hashable, size: int, *, refuse: bool = True) -> None:
         """Count a room for a caller and a size. Raises QueueFull, and changes nothing, if that does not fit."""
         with self._change:
