@@ -56,7 +56,7 @@ with Admission(0, Path(sys.argv[1])).slot("other"):
 
 def alone(admission: Admission) -> bool:
     """Whether a turn taken now would get all cores."""
-    with admission.slot("this"), admission.turn() as turn:
+    with admission.slot("this"), admission.turn(1) as turn:
         return turn.alone
 
 
@@ -90,12 +90,12 @@ def test_a_process_with_the_exclusive_lock_admits_others(tmp_path: Path) -> None
     """The exclusive lock keeps no other process out, and a process that fails to get it keeps its shared one."""
     admission, other, third = (Admission(4, tmp_path / "lock") for _ in range(3))
     with other.slot(1):
-        with admission.slot(1), admission.turn() as turn:
+        with admission.slot(1), admission.turn(1) as turn:
             assert not turn.alone
-            with other.turn() as another:
+            with other.turn(1) as another:
                 assert not another.alone
         assert not alone(third)
-    with admission.slot(1), admission.turn() as turn:
+    with admission.slot(1), admission.turn(1) as turn:
         assert turn.alone
         others = other.slot(1)
         others.__enter__()
@@ -179,23 +179,38 @@ def test_a_caller_gets_a_third_of_the_slots(waiting: int, share: int) -> None:
         pass
 
 
-def test_turns_are_first_come_first_served() -> None:
-    """Whoever gives back a turn and asks for another one at once waits for those who came before."""
-    admission, order = Admission(8), list[int]()
+@pytest.mark.parametrize(
+    ("waiting", "expected"),
+    [
+        ("aaaa", "0123"),  # one caller's, as they came
+        ("abcd", "1023"),
+        ("aaab", "3012"),  # `a` had the turn before
+        ("aabb", "2031"),
+        ("baac", "0132"),
+    ],
+)
+def test_callers_take_turns(waiting: str, expected: str) -> None:
+    """After `a` had a turn, the callers who wait get one each, and the requests of a caller come in their order.
 
-    def take(number: int) -> None:
-        with admission.turn():
-            order.append(number)
+    Whoever gives back a turn and asks for another at once waits for the others.
+    """
+    admission, order = Admission(8), list[str]()
 
-    for _ in range(20):
+    def take(caller: str, number: int) -> None:
+        with admission.turn(caller):
+            order.append(str(number))
+
+    for _ in range(5):
         order.clear()
         with ThreadPoolExecutor() as pool:
-            with admission.turn():
-                for number in range(3):
-                    pool.submit(take, number)
+            with admission.turn("a"):
+                for number, caller in enumerate(waiting):
+                    pool.submit(take, caller, number)
                     time.sleep(0.02)  # until it waits
-            take(3)
-        assert order == [0, 1, 2, 3]
+            take("a", 4)
+        assert "".join(order).replace("4", "") == expected
+        assert order[0] != "4"
+        assert order[-1] == "4" or "a" not in waiting
 
 
 @pytest.mark.parametrize(

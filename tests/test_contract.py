@@ -366,7 +366,7 @@ def test_boxes_stay_inside_the_image(
 def test_took_leaves_out_the_waiting(client: FlaskClient, service: Service, auth: Headers, photo: str) -> None:
     """`took` is a whole number of milliseconds and does not include the time spent waiting."""
     with ThreadPoolExecutor() as pool:
-        with service.admission.turn():
+        with service.admission.turn(0):
             reply = pool.submit(client.post, OBJECTS, data=photo, headers=auth)
             with pytest.raises(TimeoutError):
                 reply.result(timeout=1)

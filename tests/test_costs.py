@@ -7,7 +7,7 @@ import base64
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -49,8 +49,8 @@ class Timed(Admission):
     seconds = 0.0
 
     @contextmanager
-    def turn(self) -> Iterator[Turn]:
-        with super().turn() as turn:
+    def turn(self, caller: Hashable) -> Iterator[Turn]:
+        with super().turn(caller) as turn:
             start = time.thread_time()
             try:
                 yield turn

@@ -1,4 +1,4 @@
-"""Admission to the detector: a bounded queue, one request at a time, first come, first served."""
+"""Admission to the detector: a bounded queue, one request at a time, in which the callers take turns."""
 
 import fcntl
 import os
@@ -10,6 +10,7 @@ from collections.abc import Hashable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 from augu_api.web.rooms import LEAST, QueueFull, Rooms, readers
 
@@ -26,28 +27,40 @@ class Turn:
     milliseconds: float = 0.0
 
 
-class Line:
-    """A context that one thread at a time is in; the others wait, and enter in the order in which they came."""
+class Turns:
+    """Turns, one at a time. The callers who wait take turns; the requests of one caller, in the order they came."""
 
     def __init__(self) -> None:
-        self._change, self._waiting, self._taken = threading.Lock(), deque[threading.Lock](), False
+        self._change, self._taken, self._last = threading.Lock(), False, cast("Hashable", None)
+        self._waiting: dict[Hashable, deque[threading.Lock]] = {}  # by caller, the next one first
 
-    def __enter__(self) -> None:
+    @contextmanager
+    def take(self, caller: Hashable) -> Iterator[None]:
+        """Wait for a turn, and have it."""
         with self._change:
-            if not self._taken:
-                self._taken = True
-                return
-            mine = threading.Lock()
-            mine.acquire()
-            self._waiting.append(mine)
-        mine.acquire()  # until the one before hands over
-
-    def __exit__(self, *_: object) -> None:
-        with self._change:
-            if self._waiting:
-                self._waiting.popleft().release()
+            mine = threading.Lock() if self._taken else None
+            if mine:
+                mine.acquire()
+                self._waiting.setdefault(caller, deque()).append(mine)
             else:
+                self._taken, self._last = True, caller
+        if mine:
+            mine.acquire()  # until the one before hands over
+        try:
+            yield
+        finally:
+            self._hand_over()
+
+    def _hand_over(self) -> None:
+        with self._change:
+            if not self._waiting:
                 self._taken = False
+                return
+            self._last = next((caller for caller in self._waiting if caller != self._last), self._last)
+            theirs = self._waiting.pop(self._last)
+            theirs.popleft().release()
+            if theirs:
+                self._waiting[self._last] = theirs  # behind the others
 
 
 class Admission:
@@ -63,8 +76,8 @@ class Admission:
     def __init__(self, waiting: int, path: Path | None = None) -> None:
         self._slots, self._share = waiting + 1, max(1, (waiting + 1) // 3)
         self._taken = Counter[Hashable]()
-        self._change, self._turn = threading.Lock(), Line()
-        self.rooms, self.drawing = Rooms(readers(waiting) * LEAST), Line()
+        self._change, self._turns = threading.Lock(), Turns()
+        self.rooms, self.drawing = Rooms(readers(waiting) * LEAST), threading.Lock()
         self._file: int | None = None
         if path:
             with suppress(OSError):  # a folder that cannot be written
@@ -88,9 +101,9 @@ class Admission:
                     self._lock(fcntl.LOCK_UN)
 
     @contextmanager
-    def turn(self) -> Iterator[Turn]:
+    def turn(self, caller: Hashable) -> Iterator[Turn]:
         """Wait for the turn, holding a slot, and time it."""
-        with self._turn:
+        with self._turns.take(caller):
             turn, start = Turn(self._alone()), time.perf_counter()
             try:
                 yield turn

@@ -3,7 +3,7 @@
 from functools import cache
 from typing import Any
 
-from flask import Blueprint, Response
+from flask import Blueprint, Response, g
 from marshmallow import ValidationError
 
 from augu_api.detection import select
@@ -70,7 +70,7 @@ def _with_form() -> Request:
 def detection() -> Response:
     """Recognise the objects in a photo, for a program that speaks DeepStack's protocol."""
     detector = service.detector
-    with service.admission.turn() as turn:
+    with service.admission.turn(g.user.id) as turn:
         sent = _with_form()
         form = sent.form.to_dict() | {name: part.read() for name, part in sent.files.items()}
         fields = form_of(service.settings.max_pixels).load(form)

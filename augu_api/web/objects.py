@@ -57,7 +57,7 @@ def objects() -> Response:
     query = query_of(names).load(request.args)
     max_side = query.pop("max_side")
     with ExitStack() as drawing:
-        with service.admission.turn() as turn:
+        with service.admission.turn(g.user.id) as turn:
             found, picture = _detected(turn, query, max_side if mimetype == PNG else None)
             if picture:
                 drawing.enter_context(service.admission.drawing)
