@@ -1,27 +1,25 @@
 """How gunicorn serves wsgi:app. It takes the address from PORT itself."""
 
 import ctypes
+import itertools
 import os
-import shutil
-import tempfile
 from contextlib import suppress
 from typing import Any
 
-# prometheus_client looks for this when it is imported, and the workers are forked from a process that did so
-metrics_dir = os.environ["PROMETHEUS_MULTIPROC_DIR"] = tempfile.mkdtemp(prefix="augu-metrics-")
-
-from prometheus_client import multiprocess
-
 from augu_api.config import Settings, SettingsError
+from augu_api.folders import temporary_folder
+from augu_api.web import metric_files
 from augu_api.web.rooms import readers
 
+MEMORY = "/dev/shm"  # noqa: S108 - a private file in memory, where there is one; a full or read-only disk does not matter to it
 try:
     settings = Settings.from_env()
-except SettingsError as error:
-    shutil.rmtree(metrics_dir)
+    metrics_parent = settings.metrics_dir or temporary_folder()
+except (SettingsError, OSError) as error:
     raise SystemExit(f"Error: {error}") from error
 wsgi_app = "wsgi:app"
 worker_class = "augu_api.operating.worker.FairWorker"
+worker_tmp_dir = MEMORY if os.access(MEMORY, os.W_OK) else str(temporary_folder())
 workers = settings.workers
 threads = settings.queue + 4 + readers(settings.queue)  # one detects, `queue` wait, the others read bodies and refuse
 timeout = 120  # the first start of a worker reads torch from a cold disk
@@ -36,11 +34,36 @@ with suppress(AttributeError):  # threads share what photos need, and what a lar
     mallopt(M_TRIM_THRESHOLD, 2**24)
 
 
-def child_exit(_: Any, worker: Any) -> None:
+def when_ready(server: Any) -> None:
+    """Make the folder of the workers' metrics. It belongs to the server, as a reload reads this file again."""
+    try:
+        server.metrics = metric_files.ServerFolder(metrics_parent)
+    except OSError as error:
+        raise SystemExit(f"Error: PROMETHEUS_MULTIPROC_DIR: {error}") from error
+
+
+def pre_fork(server: Any, worker: Any) -> None:
+    """Give a new worker the lowest number that no running worker has."""
+    taken = {other.number for other in server.WORKERS.values()}
+    worker.number = next(number for number in itertools.count() if number not in taken)
+
+
+def post_fork(server: Any, worker: Any) -> None:
+    """Share the worker's metrics, before anything measures. A full disk does not keep it from serving."""
+    try:
+        metric_files.share(server.metrics.path, worker.number)
+        os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(server.metrics.path)
+    except OSError as error:
+        os.environ.pop("PROMETHEUS_MULTIPROC_DIR", None)
+        metric_files.share(None, worker.number)
+        server.log.warning("This worker's metrics cannot be shared: %s", error)
+
+
+def child_exit(server: Any, worker: Any) -> None:
     """Forget the gauges of a worker that is gone."""
-    multiprocess.mark_process_dead(worker.pid)  # type: ignore[no-untyped-call]  # prometheus_client leaves it untyped
+    server.metrics.forget(worker.number)
 
 
-def on_exit(_: Any) -> None:
+def on_exit(server: Any) -> None:
     """Leave no metrics behind."""
-    shutil.rmtree(metrics_dir, ignore_errors=True)
+    server.metrics.remove()

@@ -2,7 +2,6 @@
 
 import os
 import secrets
-import stat
 import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -11,12 +10,14 @@ from pathlib import Path
 from typing import Any, Self
 from urllib.parse import urlsplit
 
+from augu_api.folders import close_to_others, hide
 from augu_api.memory import MAX_PIXELS, fitting, limit
 
 ROOT = Path(__file__).resolve().parent.parent
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 STORAGE_SCHEMES = ("redis", "rediss", "redis+unix")
 MAX_SECRETS = 10
+MAX_WORKERS = 1000
 ENGINES = {"onnx": "requirements.txt", "torchvision": "requirements-torch.txt"}
 """The engines in the order in which `auto` tries them, each with the file that pins its requirements."""
 
@@ -29,6 +30,16 @@ def _positive(text: str) -> int:
     if not text.isascii() or not text.isdigit() or not 0 < int(text) < 2**31:
         raise ValueError("must be a whole number above 0")
     return int(text)
+
+
+def _at_most(limit: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        number = _positive(text)
+        if number > limit:
+            raise ValueError(f"must be at most {limit}")
+        return number
+
+    return parse
 
 
 def _switch(text: str) -> bool:
@@ -184,17 +195,21 @@ class Settings:
         "AUGU_METRICS_TOKEN", "", _secret, "Bearer token for `GET /metrics`; at least 32 characters.", "no access"
     )
     metrics_dir: Path | None = _setting(
-        "PROMETHEUS_MULTIPROC_DIR", None, _path, "Where the workers keep their metrics.", "made by gunicorn.conf.py"
+        "PROMETHEUS_MULTIPROC_DIR",
+        None,
+        _path,
+        "Each server makes a folder in it, which its workers share their metrics in.",
+        "the folder for temporary files",
     )
     docs_url: str = _setting("AUGU_DOCS_URL", "/docs", str, "The address of the documentation in the message of a 403.")
     workers: int = _setting(
         "WEB_CONCURRENCY",
         CORES,
-        _positive,
+        _at_most(MAX_WORKERS),
         "Worker processes; each loads the model once.",
         "one per core, fewer if there is too little memory",
     )
-    port: int = _setting("PORT", 8000, _positive, "The port. If it is set, gunicorn listens on every address.")
+    port: int = _setting("PORT", 8000, _at_most(65535), "The port. If it is set, gunicorn listens on every address.")
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = os.environ, memory: int = 0) -> Self:
@@ -226,11 +241,18 @@ class Settings:
     def with_secret(self) -> Self:
         """The same with a secret: the one in the data folder if none is set. Creates both if they are missing."""
         try:
-            self.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if self.keeps_data or self.data_dir.exists():
+                self.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+                close_to_others(self.data_dir)
             keys = self.secret_keys or (_kept_secret(self.secret_file),)
         except OSError as error:
             raise SettingsError(f"AUGU_DATA_DIR: {error}") from error
         return replace(self, secret_key=keys[0], secret_keys=keys)
+
+    @property
+    def keeps_data(self) -> bool:
+        """Whether the data folder holds the secret or the database."""
+        return not self.secret_keys or str(self.data_dir) in self.database_url
 
     @property
     def secret_file(self) -> Path:
@@ -292,9 +314,3 @@ def _kept_secret(path: Path) -> str:
         return _secret(path.read_text().strip())
     except ValueError as error:
         raise SettingsError(f"AUGU_DATA_DIR: the secret in {path} {error}") from error
-
-
-def hide(path: Path) -> None:
-    """Remove a file's permissions for others (chmod o-rwx), if the file exists and is ours."""
-    with suppress(OSError):
-        path.chmod(stat.S_IMODE(path.stat().st_mode) & ~0o007)

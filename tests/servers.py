@@ -298,7 +298,12 @@ def add(server: Server, name: str = "alice", coefficient: float = 0.8) -> str:
 
 def wait_for_all(server: Server, folder: Path, workers: int) -> None:
     """Wait until each worker has loaded the model: it then shows the model's facts among the metrics."""
-    wait_until(lambda: len(list(folder.glob("augu-metrics-*/gauge_max_*.db"))) == workers)
+    wait_until(lambda: sum(b"augu_model_info" in path.read_bytes() for path in gauges(folder)) == workers)
+
+
+def gauges(folder: Path) -> list[Path]:
+    """The files of the running workers' gauges, of servers whose TMPDIR is the folder."""
+    return list(folder.glob("augu-metrics-*/gauge_livemax_*.db"))
 
 
 def sockets(pid: int) -> int:

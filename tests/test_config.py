@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from augu_api.config import CORES, ROOT, Settings, SettingsError
-from tests.helpers import AtOnce
+from tests.helpers import AtOnce, missing
 
 SECRET = "0123456789abcdef0123456789abcdef"
 VARIABLES = {f.metadata["variable"]: f.name for f in fields(Settings)}
@@ -107,6 +107,8 @@ def test_empty_is_unset(tmp_path: Path, variable: str) -> None:
 
 NUMBERS = ("AUGU_BAN_MINUTES", "AUGU_MAX_PIXELS", "AUGU_QUEUE", "WEB_CONCURRENCY", "PORT")
 BAD = [(variable, text) for variable in NUMBERS for text in ("0", "-1", "1.5", "many", "٣", "²", " 1", str(2**31))] + [
+    ("WEB_CONCURRENCY", "1001"),
+    ("PORT", "65536"),
     ("AUGU_ENV", "Production"),
     ("AUGU_ENV", "test"),
     ("AUGU_ENGINE", "tensorflow"),
@@ -211,10 +213,48 @@ def test_a_stored_secret_is_hidden_from_others(tmp_path: Path, mode: int, after:
 
 
 def test_the_data_folder_is_private(tmp_path: Path) -> None:
-    """A data folder that the start creates is private; the mode of an existing one is not changed."""
+    """A data folder that the start creates is private; an existing one stays as it is, unless all can write to it."""
     assert stat.S_IMODE(read(tmp_path / "new" / "data").data_dir.stat().st_mode) == 0o700
     tmp_path.chmod(0o755)
     assert stat.S_IMODE(read(tmp_path).data_dir.stat().st_mode) == 0o755
+
+
+@pytest.mark.parametrize(("mode", "after"), [(0o777, 0o770), (0o707, 0o700), (0o772, 0o770), (0o775, 0o775)])
+def test_a_data_folder_that_all_can_write_is_closed(tmp_path: Path, mode: int, after: int) -> None:
+    """If all users can write to our data folder, the others lose their access; the group's stays as it was."""
+    tmp_path.chmod(mode)
+    read(tmp_path)
+    assert stat.S_IMODE(tmp_path.stat().st_mode) == after
+
+
+@pytest.mark.parametrize("given", [{}, {"AUGU_SECRET_KEY": SECRET, "DATABASE_URL": f"postgres{HOST}"}])
+def test_a_data_folder_of_all_users_is_refused(tmp_path: Path, given: dict[str, str]) -> None:
+    """A folder that is for all users, such as /tmp, is refused and stays as it is."""
+    tmp_path.chmod(0o1777)
+    with pytest.raises(SettingsError, match=rf"^AUGU_DATA_DIR: every user can write to {tmp_path}"):
+        read(tmp_path, **given)
+    assert stat.S_IMODE(tmp_path.stat().st_mode) == 0o1777
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_data_folder_of_another_user_is_refused(tmp_path: Path) -> None:
+    """A folder that all can write to and that is another user's, so that it cannot be closed, is refused."""
+    if os.geteuid():
+        missing("the right to give a folder away")
+    tmp_path.chmod(0o777)
+    os.chown(tmp_path, 12345, 12345)
+    setpriv = ["setpriv", "--bounding-set", "-fowner"]  # root without the right to change other users' files
+    code = "from augu_api.config import Settings; Settings.from_env()"
+    env = os.environ | {"AUGU_DATA_DIR": str(tmp_path)}
+    done = subprocess.run([*setpriv, sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False)
+    assert f"SettingsError: AUGU_DATA_DIR: every user can write to {tmp_path}" in done.stderr
+
+
+def test_without_a_data_folder(tmp_path: Path) -> None:
+    """With the secret and the database elsewhere, a data folder that cannot be created is not needed."""
+    read(Path("/dev/null/data"), AUGU_SECRET_KEY=SECRET, DATABASE_URL=f"sqlite:///{tmp_path}/augu.db")
+    with pytest.raises(SettingsError, match=r"^AUGU_DATA_DIR: "):
+        read(Path("/dev/null/data"), AUGU_SECRET_KEY=SECRET)
 
 
 def test_a_generated_secret_is_stored(tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ from augu_api.store.quotas import Quotas
 from tests.helpers import BIN, OBJECTS, answers, free_port, missing, wait_until
 from tests.servers import Postgres, Redis, Reply, Serve, Server, accepted, add, call, photo, wait_for_all
 
+METRICS_TOKEN = "a metrics token of 32 characters"
 GRACE = 30  # seconds that gunicorn.conf.py gives accepted requests
 
 Outcome = int | type[Exception]
@@ -93,8 +94,8 @@ def test_a_worker_is_killed_under_load(serve: Serve, tmp_path: Path) -> None:
     assert lost <= clients
     assert cap - lost <= passed <= cap
     wait_until(lambda: killed not in server.workers and len(server.workers) == 2)
-    [new] = set(server.workers) - before
-    wait_until((next(tmp_path.glob("augu-metrics-*")) / f"gauge_max_{new}.db").exists)
+    assert len(set(server.workers) - before) == 1
+    wait_for_all(server, tmp_path, 2)
 
 
 def test_a_stop_under_load(serve: Serve) -> None:
@@ -318,6 +319,120 @@ def test_the_disk_is_full(serve: Serve, small_disk: Path) -> None:
     with closing(sqlite3.connect(data / "augu.db")) as connection:
         assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
     subprocess.run([BIN / "augu-api", "users", "list"], env=empty, check=True, stdout=subprocess.DEVNULL)
+
+
+# --- the folder of the metrics
+
+
+def metric(server: Server, start: str) -> float:
+    """The sum of the samples that /metrics shows whose lines start with this text."""
+    shown = call(server.port, "/metrics", token=METRICS_TOKEN)
+    assert shown.status == 200
+    lines = [line for line in shown.body.decode().splitlines() if line.startswith(start)]
+    return sum(float(line.rpartition(" ")[2]) for line in lines)
+
+
+LIVE = 'augu_requests_total{agent="other",route="/health/live"'
+
+
+def check_health(server: Server, times: int) -> None:
+    for _ in range(times):
+        assert call(server.port, "/health/live").status == 200
+
+
+def replace(server: Server, worker: int) -> None:
+    """Kill a worker and wait until another one serves in its place."""
+    os.kill(worker, signal.SIGKILL)
+    wait_until(lambda: worker not in server.workers and server.is_ready())
+
+
+def reload(server: Server, worker: int) -> None:
+    """Let the server replace a worker by one that starts before the first ends."""
+    server.process.send_signal(signal.SIGHUP)
+    wait_until(lambda: worker not in server.workers and server.is_ready())
+
+
+def test_the_metrics_folder_is_removed(serve: Serve, tmp_path: Path) -> None:
+    """A cleaner that removes the folder, or all temporary files, costs neither a reply, nor a worker, nor a count."""
+    temporary = tmp_path / "tmp"
+    temporary.mkdir()
+    server = serve(WEB_CONCURRENCY="1", TMPDIR=str(temporary), AUGU_METRICS_TOKEN=METRICS_TOKEN)
+    check_health(server, 5)
+    for removed in (*temporary.glob("augu-metrics-*"), temporary):
+        before = server.workers
+        shutil.rmtree(removed)
+        assert metric(server, "augu_") >= 0
+        wait_until(lambda: metric(server, LIVE) >= 5)
+        assert metric(server, "augu_model_info{") == 1
+        assert server.workers == before
+        replace(server, before[0])
+        assert metric(server, LIVE) >= 5
+        assert metric(server, "augu_model_info{") == 1
+    assert server.process.poll() is None
+    assert "Traceback" not in server.log.read_text()
+
+
+def test_dead_workers_leave_no_files(serve: Serve, tmp_path: Path) -> None:
+    """However many workers die or are replaced, their counts remain and the number of files does not grow."""
+    server = serve(WEB_CONCURRENCY="1", TMPDIR=str(tmp_path), AUGU_METRICS_TOKEN=METRICS_TOKEN)
+    numbers = set()
+    for turn in range(1, 4):
+        check_health(server, 5)
+        assert metric(server, LIVE) == 5 * turn
+        numbers.add(len(list(tmp_path.glob("augu-metrics-*/*"))))
+        if turn == 2:
+            reload(server, server.workers[0])
+        else:
+            replace(server, server.workers[0])
+    check_health(server, 5)
+    assert metric(server, LIVE) == 20
+    assert metric(server, "augu_model_info{") == 1
+    assert max(numbers) <= min(numbers) + 2  # the counters and the histograms of a second worker at once
+
+
+def test_two_servers_share_a_folder_for_metrics(serve: Serve, tmp_path: Path) -> None:
+    """PROMETHEUS_MULTIPROC_DIR is where the metrics are; servers that share it neither mix nor remove each other's."""
+    folder = tmp_path / "metrics"
+    given = {
+        "WEB_CONCURRENCY": "1",
+        "AUGU_METRICS_TOKEN": METRICS_TOKEN,
+        "PROMETHEUS_MULTIPROC_DIR": str(folder),
+        "TMPDIR": str(tmp_path),
+    }
+    one = serve(**given)
+    check_health(one, 3)
+    two = serve(**given)
+    check_health(two, 4)
+    assert (metric(one, LIVE), metric(two, LIVE)) == (3, 4)
+    one.run("users", "list")
+    assert len(list(folder.iterdir())) == 2
+    assert list(tmp_path.glob("augu-metrics-*")) == []
+    two.stop()
+    assert len(list(folder.iterdir())) == 1
+    assert metric(one, LIVE) == 3
+    one.stop()
+    assert list(folder.iterdir()) == []
+
+
+def test_the_disk_of_the_metrics_is_full(serve: Serve, small_disk: Path) -> None:
+    """Workers go on serving and counting; one that finds no space starts all the same, and says that it has none."""
+    given = {"AUGU_METRICS_TOKEN": METRICS_TOKEN, "PROMETHEUS_MULTIPROC_DIR": str(small_disk)}
+    server = serve(WEB_CONCURRENCY="1", **given)
+    [worker] = server.workers
+    token = add(server, coefficient=1000)
+    fill(small_disk)
+    for number in range(60):
+        agent: dict[str, Any] = {"User-Agent": f"bot{number}"}  # a name that cannot be kept is counted as another
+        assert call(server.port, "/session", token=token, **agent).status == 200
+    assert metric(server, 'augu_requests_total{agent="other",route="/session"') == 60
+    assert server.workers == [worker]
+    replace(server, worker)
+    assert metric(server, 'augu_requests_total{agent="other",route="/session"') == 60
+    server.process.send_signal(signal.SIGHUP)
+    wait_until(lambda: "metrics cannot be shared: [Errno 28] No space left on device" in server.log.read_text())
+    wait_until(server.is_ready)
+    assert call(server.port, "/metrics", token=METRICS_TOKEN).status == 200
+    assert "Traceback" not in server.log.read_text()
 
 
 # --- the model's files

@@ -19,7 +19,7 @@ from augu_api.app import create_app
 from augu_api.config import ROOT, Settings
 from augu_api.flags import NO_FLAGS
 from augu_api.store import accounts
-from augu_api.web.monitoring import MAX_AGENTS, OTHER, Agents
+from augu_api.web.agents import MAX_AGENTS, OTHER, Agents
 from augu_api.web.service import KEY, Service
 from tests.helpers import OBJECTS, AddUser, FakeDetector, full
 
@@ -222,6 +222,13 @@ def test_agents_of_other_workers(tmp_path: Path) -> None:
     assert two.label("bot", may_be_new=False) == OTHER
     assert two.label("bot", may_be_new=True) == "bot"
     assert (tmp_path / "agents").read_text() == "bot\n"
+
+
+def test_agents_without_a_folder(tmp_path: Path) -> None:
+    """Names can be labels in a process of its own if the folder is gone; a name that cannot be kept is `other`."""
+    assert Agents(tmp_path / "gone").label("bot/1.0", may_be_new=True) == "bot"
+    (tmp_path / "agents").symlink_to("/dev/full")
+    assert Agents(tmp_path).label("bot/1.0", may_be_new=True) == OTHER
 
 
 def label_all(folder: Path) -> list[str]:

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from typing import Any, BinaryIO, NamedTuple
 
 from augu_api.tokens import MAX_ID
-from augu_api.web.monitoring import OTHER, product
+from augu_api.web.agents import OTHER, product
 from augu_api.web.request_log import logger
 
 MAX_LINE = 16_384  # bytes, enough for an escaped User-Agent of 200 characters and the other fields

@@ -3,12 +3,7 @@
 The metrics are those of all workers where PROMETHEUS_MULTIPROC_DIR names a folder that they share.
 """
 
-import fcntl
 import hmac
-import re
-import tempfile
-import threading
-import weakref
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -22,13 +17,14 @@ from prometheus_client import (
     Histogram,
     generate_latest,
 )
-from prometheus_client.multiprocess import MultiProcessCollector
 
 from augu_api.detection import Detection, Detector
 from augu_api.web import request_log
+from augu_api.web.agents import Agents
 from augu_api.web.auth import bearer_token
 from augu_api.web.docs.examples import TOKEN, UNAVAILABLE
 from augu_api.web.envelope import Failure, Refused, success
+from augu_api.web.metric_files import SharedMetrics
 from augu_api.web.operation import Content, Operation, enveloped
 from augu_api.web.schemas import Live, Ready
 from augu_api.web.service import service
@@ -38,11 +34,8 @@ LATENCY = Histogram("augu_request_seconds", "Seconds to answer a request.", ["ro
 DETECTION = Histogram("augu_detection_seconds", "Seconds to decode a photo and detect the objects in it.")
 OBJECTS = Counter("augu_objects", "Objects returned.", ["name"])
 REFUSALS = Counter("augu_refusals", "Requests refused.", ["reason"])
-MODEL = Gauge("augu_model_info", "The loaded model.", ["model", "engine", "sha256"], multiprocess_mode="max")
+MODEL = Gauge("augu_model_info", "The loaded model.", ["model", "engine", "sha256"], multiprocess_mode="livemax")
 
-MAX_AGENTS = 50
-OTHER = "other"
-PRODUCT = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,40}(?=[/ ]|$)")
 HIDDEN = "Metrics are shown only if AUGU_METRICS_TOKEN is set."
 monitoring = Blueprint("monitoring", __name__)
 
@@ -114,11 +107,11 @@ def exposition(folder: Path | None) -> bytes:
     if folder is None:
         return generate_latest(REGISTRY)
     registry = CollectorRegistry()
-    MultiProcessCollector(registry, path=str(folder))  # type: ignore[no-untyped-call]  # has no types
+    registry.register(SharedMetrics(folder))
     return generate_latest(registry)
 
 
-def _measure(response: Response, agents: "Agents") -> Response:
+def _measure(response: Response, agents: Agents) -> Response:
     route = request_log.route()
     agent = agents.label(request.headers.get("User-Agent", ""), may_be_new="user" in g)
     REQUESTS.labels(route, str(response.status_code), agent).inc()
@@ -126,40 +119,3 @@ def _measure(response: Response, agents: "Agents") -> Response:
     if reason := g.get("refusal"):
         REFUSALS.labels(reason).inc()
     return response
-
-
-def product(user_agent: str) -> str:
-    """The first product name of User-Agent, plain ASCII, or `other` if it has none of a sane length."""
-    found = PRODUCT.match(user_agent)
-    return found[0] if found else OTHER
-
-
-class Agents:
-    """Labels for user agents: the first product name of User-Agent, at most 50 in all workers, then `other`.
-
-    The names are kept in a file of the workers' shared folder.
-    """
-
-    def __init__(self, folder: Path | None) -> None:
-        self._file = (folder / "agents").open("a+") if folder else tempfile.TemporaryFile("a+")  # noqa: SIM115 - closed below
-        weakref.finalize(self, self._file.close)
-        self._lock = threading.Lock()
-        self._known: set[str] = set()
-
-    def label(self, user_agent: str, *, may_be_new: bool) -> str:
-        """The label for a User-Agent; only an authenticated caller's (`may_be_new`) is added."""
-        name = product(user_agent)
-        if name not in self._known and may_be_new and len(self._known) < MAX_AGENTS:
-            self._add(name)
-        return name if name in self._known else OTHER
-
-    def _add(self, name: str) -> None:
-        with self._lock:
-            fcntl.flock(self._file, fcntl.LOCK_EX)
-            self._file.seek(0)
-            self._known = set(self._file.read().split())
-            if name not in self._known and len(self._known) < MAX_AGENTS:
-                self._file.write(f"{name}\n")
-                self._file.flush()
-                self._known.add(name)
-            fcntl.flock(self._file, fcntl.LOCK_UN)
