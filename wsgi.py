@@ -2,7 +2,7 @@
 
 from augu_api import photos
 from augu_api.app import create_app
-from augu_api.config import Settings
+from augu_api.config import Settings, SettingsError
 from augu_api.detection.engines import load
 from augu_api.operating import logs
 from augu_api.web.docs import pages
@@ -10,5 +10,8 @@ from augu_api.web.docs import pages
 settings = Settings.from_env()
 logs.configure()
 photos.configure()
-app = create_app(settings, load(settings))
-pages.prepare(app)
+try:
+    app = create_app(settings, load(settings))
+    pages.prepare(app)
+except OSError as error:  # a file that may not be read, for example: the worker says it in one line
+    raise SettingsError(str(error)) from error

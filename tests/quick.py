@@ -29,6 +29,8 @@ LEFT_OUT = {
     "test_schemathesis.py",
     "test_served.py",
     "test_smuggling.py",
+    "test_starts.py",
+    "test_systemd.py",
     "test_training.py",
     "test_worker.py",
 }

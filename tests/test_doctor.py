@@ -6,6 +6,7 @@ import re
 import resource
 import shutil
 import sqlite3
+import stat
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -179,6 +180,15 @@ def test_folders(tmp_path: Path, name: str) -> None:
     assert (found.state, name in found.found) == ("problem", True)
 
 
+@pytest.mark.parametrize(("mode", "state"), [(0o755, "ok"), (0o775, "ok"), (0o777, "problem"), (0o1777, "problem")])
+def test_mode_of_the_data_folder(used: Path, mode: int, state: str) -> None:
+    """A data folder in which every user can replace the secret and the database is a problem."""
+    used.chmod(mode)
+    found = worst(storage.folders, settings_of(used))
+    assert (found.state, "chmod o-rwx" in found.found) == (state, state == "problem")
+    assert stat.S_IMODE(used.stat().st_mode) == mode
+
+
 def sql(statement: str) -> Callable[[Path], object]:
     """A function that changes the database of a folder."""
 
@@ -338,7 +348,7 @@ def test_a_model_that_finds_nothing() -> None:
         ("1", "max 100000", "max", "ok", ""),
         ("1", "50000 100000", "max", "ok", ""),
         ("2", "100000 100000", "max", "warning", "set WEB_CONCURRENCY to 1"),
-        ("2000000", "max 100000", "max", "problem", "WEB_CONCURRENCY="),
+        ("1000", "max 100000", "max", "problem", "WEB_CONCURRENCY="),
         (
             "2",
             "max 100000",
@@ -346,7 +356,7 @@ def test_a_model_that_finds_nothing() -> None:
             "problem",
             "give it more, and set WEB_CONCURRENCY=1 and AUGU_MAX_PIXELS=1000000",
         ),
-        ("2000", "nonsense", "", "problem", "WEB_CONCURRENCY="),
+        ("1000", "nonsense", "", "problem", "WEB_CONCURRENCY="),
     ],
 )
 def test_workers(tmp_path: Path, workers: str, cpu: str, memory: str, state: str, fix: str) -> None:

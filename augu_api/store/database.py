@@ -12,13 +12,15 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from alembic.util import CommandError
 from limits.errors import StorageError
 from sqlalchemy import URL, Connection, Dialect, Engine, NullPool, create_engine, event, make_url, text
 from sqlalchemy.engine.interfaces import DBAPIConnection, DBAPICursor
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from augu_api.config import SettingsError, hide
+from augu_api.config import SettingsError
+from augu_api.folders import hide
 
 BUSY_SECONDS = 30
 INSTALL = "pip install 'augu-api[{}]'"
@@ -29,25 +31,30 @@ MIGRATION_LOCK = 0x61756775  # an arbitrary number, the same in every process of
 def connect(url: str) -> Engine:
     """An engine for a `sqlite:///` or `postgresql+psycopg://` URL; no connection is opened yet.
 
-    Raises SettingsError if the driver is not installed.
+    Raises SettingsError if the driver is not installed or the URL has a bad option, if need be when it connects.
     """
     try:
-        engine = create_engine(url, pool_pre_ping=not url.startswith("sqlite"))  # a file does not hang up
+        with _refusing_bad_options():
+            engine = create_engine(url, pool_pre_ping=not url.startswith("sqlite"))  # a file does not hang up
     except ImportError:
         raise SettingsError(f"DATABASE_URL: needs the package psycopg: {INSTALL.format('postgresql')}") from None
     if engine.dialect.name == "postgresql":
         event.listen(engine, "do_connect", _set_timeouts)
     else:
         _keep_private(engine.url.database)
+        event.listen(engine, "do_connect", _connect_sqlite)
         event.listen(engine, "connect", _prepare_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
     return engine
 
 
 def connect_upgraded(url: str) -> Engine:
-    """An engine for a database whose tables are first migrated to the newest revision."""
+    """An engine for a database whose tables are first migrated to the newest revision. Raises SettingsError."""
     engine = connect(url)
-    upgrade(engine)
+    try:
+        upgrade(engine)
+    except CommandError as error:
+        raise SettingsError(f"DATABASE_URL: the tables are of a newer release: {error}") from error
     return engine
 
 
@@ -64,15 +71,32 @@ def open_existing(url: str) -> Iterator[Engine]:
 def _existing_file(url: URL) -> Engine:
     """The file that must exist; `timeout` in the URL is how many seconds to wait for a lock."""
     uri = f"{Path(url.database or '').absolute().as_uri()}?mode=rw"
-    timeout = float(str(url.query.get("timeout", 5)))
+    with _refusing_bad_options():
+        timeout = float(str(url.query.get("timeout", 5)))
     return create_engine(
         "sqlite://", creator=lambda: sqlite3.connect(uri, uri=True, timeout=timeout), poolclass=NullPool
     )
 
 
+@contextmanager
+def _refusing_bad_options() -> Iterator[None]:
+    """Turn an error about the URL's options into SettingsError, which does not show them: one may be a password."""
+    try:
+        yield
+    except (ArgumentError, TypeError, ValueError, OverflowError) as error:
+        raise SettingsError("DATABASE_URL: an option after the ? has a value that cannot be used") from error
+
+
 def one_statement(engine: Engine) -> Engine:
     """The same engine, but each statement is a transaction of its own."""
     return engine.execution_options(isolation_level="AUTOCOMMIT")
+
+
+def _connect_sqlite(
+    dialect: Dialect, _: ConnectionPoolEntry, arguments: list[Any], options: dict[str, Any]
+) -> DBAPIConnection:
+    with _refusing_bad_options():
+        return dialect.connect(*arguments, **options)
 
 
 def _set_timeouts(_: Dialect, __: ConnectionPoolEntry, ___: list[Any], options: dict[str, Any]) -> None:

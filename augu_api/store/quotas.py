@@ -9,7 +9,7 @@ from typing import cast
 
 from limits import RateLimitItemPerMinute
 from limits.errors import ConfigurationError, StorageError
-from limits.storage import Storage, storage_from_string
+from limits.storage import RedisStorage, Storage, storage_from_string
 from limits.strategies import FixedWindowRateLimiter
 from sqlalchemy import Connection, Engine, delete, select, text
 from sqlalchemy.exc import DBAPIError, TimeoutError
@@ -177,7 +177,10 @@ def _key(user: User) -> str:
 def _redis(url: str) -> Storage:
     """A Redis as storage. Raises SettingsError without the URL in it, because that may contain a password."""
     try:
-        storage = storage_from_string(url, wrap_exceptions=True, **TIMEOUTS)
+        storage = cast("RedisStorage", storage_from_string(url, wrap_exceptions=True, **TIMEOUTS))
+        storage.storage.connection_pool.make_connection()  # opens none yet, but reads the URL's options
     except ConfigurationError:
         raise SettingsError(f"AUGU_RATELIMIT_STORAGE: needs the package redis: {INSTALL.format('redis')}") from None
-    return cast("Storage", storage)  # the library has asynchronous ones too
+    except (TypeError, ValueError):
+        raise SettingsError("AUGU_RATELIMIT_STORAGE: an option after the ? cannot be used") from None
+    return storage

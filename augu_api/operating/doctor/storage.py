@@ -2,7 +2,6 @@
 
 import os
 import stat
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -15,6 +14,7 @@ from sqlalchemy import Engine, func, insert, make_url, select, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from augu_api.config import Settings
+from augu_api.folders import open_to_others, temporary_folder
 from augu_api.operating.doctor.findings import Finding, ok, problem, warning
 from augu_api.store import database as db
 from augu_api.store.models import Count, User
@@ -27,17 +27,16 @@ USE_NTP = "let NTP set it (`timedatectl set-ntp true`)"
 
 
 def folders(settings: Settings) -> Iterator[Finding]:
-    """The data folder and the folder of the workers' metrics are writable, and their disk has free space."""
-    keeps = not settings.secret_keys or str(settings.data_dir) in settings.database_url
-    yield _folder("AUGU_DATA_DIR", settings.data_dir, needed=keeps, made_at_start=True)
-    metrics_dir = settings.metrics_dir or Path(tempfile.gettempdir())
-    yield _folder("PROMETHEUS_MULTIPROC_DIR", metrics_dir, needed=True, made_at_start=False)
+    """The data folder and the metrics' can be written, the first not by every user, and their disks have space."""
+    if settings.data_dir.is_dir() and open_to_others(settings.data_dir):
+        fix = f"`chmod o-rwx {settings.data_dir}`, or set AUGU_DATA_DIR to a folder of its own"
+        yield problem("folders", f"every user can write to {settings.data_dir}", fix)
+    yield _folder("AUGU_DATA_DIR", settings.data_dir, needed=settings.keeps_data)
+    yield _folder("PROMETHEUS_MULTIPROC_DIR", settings.metrics_dir or temporary_folder(), needed=True)
 
 
-def _folder(variable: str, folder: Path, *, needed: bool, made_at_start: bool) -> Finding:
+def _folder(variable: str, folder: Path, *, needed: bool) -> Finding:
     existing = _existing(folder)
-    if folder != existing and not made_at_start:
-        return problem("folders", f"{folder} is missing", f"create it, or unset {variable}")
     if not _is_writable(existing):
         report = problem if needed else warning
         fix = f"`chown` it, or set {variable} to another folder"
