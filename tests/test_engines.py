@@ -166,6 +166,13 @@ def test_weights_of_another_architecture_are_refused(model: Model) -> None:
         build(replace(model, architecture="fasterrcnn_mobilenet_v3_large_320_fpn"))
 
 
+@pytest.mark.parametrize("name", ["resnet50", "roi_heads", "FasterRCNN", "no_such_model"])
+def test_an_unknown_architecture_is_refused(model: Model, name: str) -> None:
+    """Only a detector that torchvision builds, or the bundled one, is an architecture."""
+    with pytest.raises(ModelUnavailable, match=rf"architecture: torchvision has no {name}"):
+        build(replace(model, architecture=name))
+
+
 @pytest.mark.parametrize("text", [None, "{", "[]", "{}", '{"names": 1}'])
 def test_a_folder_without_facts_is_refused(tmp_path: Path, text: str | None) -> None:
     """AUGU_MODEL must name a model: a folder whose model.json is missing or broken is refused."""

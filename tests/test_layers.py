@@ -19,7 +19,7 @@ LAYERS = [{"core", "photos"}, {"detection", "store"}, {"web"}, {"app"}, {"operat
 FOREIGN = {
     "core": {"flask", "werkzeug", "sqlalchemy", "alembic", "marshmallow", "limits"},
     "photos": {"flask", "werkzeug", "sqlalchemy", "alembic", "marshmallow", "limits"},
-    "detection": {"flask", "werkzeug", "sqlalchemy", "alembic", "marshmallow", "limits"},
+    "detection": {"flask", "werkzeug", "sqlalchemy", "alembic", "limits"},
     "store": {"flask", "werkzeug", "marshmallow"},
 }
 FILES = sorted(PACKAGE.rglob("*.py"))

@@ -7,12 +7,15 @@ the path of any other. The published ones are torchvision's own builders and fil
 
 import hashlib
 import json
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from marshmallow import Schema, ValidationError
+
 from augu_api.config import ROOT, Settings
 from augu_api.detection import ModelUnavailable
+from augu_api.detection.facts import ExportFacts, Facts, first_error, unique
 
 BUNDLED = ROOT / "weights"
 PUBLISHED: dict[str, dict[str, Any]] = {
@@ -115,9 +118,12 @@ class Model:
 
 
 def sha256_of(path: Path) -> str:
-    """The hash of a file, in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    """The hash of a file, in hex. Raises ModelUnavailable if it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise ModelUnavailable(f"{path} cannot be read: {error.strerror}.") from error
 
 
 def find(name: str, settings: Settings) -> Model:
@@ -139,21 +145,22 @@ def catalogue(settings: Settings) -> list[Model]:
 
 def _noted(path: Path) -> str:
     """The hash that is noted of a published model's export."""
-    try:
-        return str(json.loads(path.read_text())["export_sha256"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ModelUnavailable(f"{path} cannot be used: {error!r}.") from error
+    return str(_read(path, ExportFacts())["export_sha256"])
 
 
 def _facts(folder: Path) -> dict[str, Any]:
-    path = folder / "model.json"
+    return _read(folder / "model.json", Facts())
+
+
+def _read(path: Path, schema: Schema) -> dict[str, Any]:
+    """The facts in a file. Raises ModelUnavailable, which names the field that is wrong."""
     try:
-        facts = json.loads(path.read_text())
-        wanted = [f for f in fields(Model) if f.name not in ("name", "folder")]
-        optional = {"export_sha256", "calibration"}
-        return {f.name: facts[f.name] for f in wanted if f.name in facts or f.name not in optional}
+        facts: dict[str, Any] = schema.load(json.loads(path.read_text(), object_pairs_hook=unique))
     except FileNotFoundError:
         known = ", ".join(("bundled", *PUBLISHED))
-        raise ModelUnavailable(f"{folder} is neither a folder with a model.json nor one of {known}.") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelUnavailable(f"{path.parent} is neither a folder with a model.json nor one of {known}.") from None
+    except ValidationError as error:
+        raise ModelUnavailable(f"{path} cannot be used: {first_error(error.messages)}") from error
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelUnavailable(f"{path} cannot be used: {error!r}.") from error
+    return facts

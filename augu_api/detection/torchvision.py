@@ -5,6 +5,7 @@ import torch
 import torchvision.models.detection
 from numpy.typing import NDArray
 from torch import nn
+from torchvision.models import get_model_builder, list_models
 
 from augu_api.config import CORES
 from augu_api.detection import ModelUnavailable
@@ -52,11 +53,14 @@ def build(model: Model) -> nn.Module:
 
 
 def architecture(model: Model) -> nn.Module:
-    """The module without its weights."""
+    """The module without its weights. Raises ModelUnavailable."""
     if model.architecture == "nano_rcnn":
         return nano_rcnn(len(model.names), model.max_size)
-    make = getattr(torchvision.models.detection, model.architecture)
-    module: nn.Module = make(weights=None, weights_backbone=None, num_classes=len(model.names))
+    if model.architecture not in list_models(torchvision.models.detection):
+        raise ModelUnavailable(f"{model.facts} cannot be used: architecture: torchvision has no {model.architecture}.")
+    module: nn.Module = get_model_builder(model.architecture)(
+        weights=None, weights_backbone=None, num_classes=len(model.names)
+    )
     if model.architecture == "fasterrcnn_resnet50_fpn":  # published without epsilon (torchvision's overwrite_eps)
         for layer in module.modules():
             if isinstance(layer, nn.BatchNorm2d):
