@@ -1,9 +1,13 @@
 """The application, composed from its parts."""
 
 from collections.abc import Iterable
+from typing import NoReturn
 from wsgiref.types import StartResponse, WSGIEnvironment
 
+import flask
 from flask import Flask
+from werkzeug.exceptions import NotFound
+from werkzeug.routing import RequestRedirect
 from werkzeug.wsgi import ClosingIterator
 
 from augu_api.config import Settings
@@ -18,9 +22,15 @@ from augu_api.web.service import KEY, Service
 
 
 class Application(Flask):
-    """Flask with bounded requests that stay in memory, and no routes beside our own."""
+    """Flask with bounded requests that stay in memory, and no routes or redirects beside our own."""
 
     request_class = Request
+
+    def raise_routing_exception(self, request: flask.Request) -> NoReturn:
+        """Answer 404 in the envelope where Flask would redirect to a similar path: there is nothing at this one."""
+        if isinstance(request.routing_exception, RequestRedirect):
+            raise NotFound
+        super().raise_routing_exception(request)
 
     def wsgi_app(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Answer a request. What it holds of the worker's memory is released when the server closes the reply."""
@@ -41,7 +51,7 @@ def create_app(settings: Settings, detector: Detector | None = None) -> Flask:
     """Compose the application and bring its database up to date; without a detector it cannot detect."""
     app = Application(__name__, static_folder=None)
     app.config.update(MAX_CONTENT_LENGTH=MAX_BODY, MAX_FORM_MEMORY_SIZE=MAX_BODY, PROVIDE_AUTOMATIC_OPTIONS=False)
-    app.url_map.merge_slashes = False  # a redirect would not be in the envelope
+    app.url_map.merge_slashes = False
     app.extensions[KEY] = _service(settings, detector)
     envelope.register(app)
     request_log.register(app)  # Flask calls what comes after a request in reverse: headers, quota, metrics, log

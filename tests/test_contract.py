@@ -463,7 +463,8 @@ def test_403_is_as_documented(
 
 
 @pytest.mark.parametrize(
-    "path", ["/nothing", "/images", f"{OBJECTS}/", f"/{OBJECTS}", f"{OBJECTS}/names/", "/static/x", "/%00", "/ä"]
+    "path",
+    ["/nothing", "/images", f"{OBJECTS}/", f"/{OBJECTS}", f"{OBJECTS}/names/", "//session", "/static/x", "/%00", "/ä"],
 )
 @pytest.mark.parametrize("method", ["GET", "POST", "DELETE"])
 def test_404_is_in_the_envelope(client: FlaskClient, path: str, method: str) -> None:
