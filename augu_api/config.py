@@ -2,22 +2,19 @@
 
 import os
 import secrets
-import tempfile
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import Field, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Self
 from urllib.parse import urlsplit
 
-from augu_api.folders import close_to_others, hide
+from augu_api.folders import close_to_others, kept
 from augu_api.memory import MAX_PIXELS, fitting, limit
 
 ROOT = Path(__file__).resolve().parent.parent
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 STORAGE_SCHEMES = ("redis", "rediss", "redis+unix")
 MAX_SECRETS = 10
-MAX_WORKERS = 1000
 ENGINES = {"onnx": "requirements.txt", "torchvision": "requirements-torch.txt"}
 """The engines in the order in which `auto` tries them, each with the file that pins its requirements."""
 
@@ -26,20 +23,18 @@ class SettingsError(Exception):
     """A setting has a value that cannot be used; the message names it."""
 
 
-def _positive(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or not 0 < int(text) < 2**31:
-        raise ValueError("must be a whole number above 0")
-    return int(text)
-
-
 def _at_most(limit: int) -> Callable[[str], int]:
     def parse(text: str) -> int:
-        number = _positive(text)
-        if number > limit:
+        if not text.isascii() or not text.isdigit() or not 0 < int(text) < 2**31:
+            raise ValueError("must be a whole number above 0")
+        if int(text) > limit:
             raise ValueError(f"must be at most {limit}")
-        return number
+        return int(text)
 
     return parse
+
+
+_positive = _at_most(2**31 - 1)
 
 
 def _switch(text: str) -> bool:
@@ -195,17 +190,13 @@ class Settings:
         "AUGU_METRICS_TOKEN", "", _secret, "Bearer token for `GET /metrics`; at least 32 characters.", "no access"
     )
     metrics_dir: Path | None = _setting(
-        "PROMETHEUS_MULTIPROC_DIR",
-        None,
-        _path,
-        "Each server makes a folder in it, which its workers share their metrics in.",
-        "the folder for temporary files",
+        "PROMETHEUS_MULTIPROC_DIR", None, _path, "Where each server makes a folder of metrics.", "temporary files"
     )
     docs_url: str = _setting("AUGU_DOCS_URL", "/docs", str, "The address of the documentation in the message of a 403.")
     workers: int = _setting(
         "WEB_CONCURRENCY",
         CORES,
-        _at_most(MAX_WORKERS),
+        _at_most(1000),
         "Worker processes; each loads the model once.",
         "one per core, fewer if there is too little memory",
     )
@@ -302,15 +293,8 @@ def _secret_errors(env: str, environ: Mapping[str, str]) -> dict[str, SettingsEr
 
 
 def _kept_secret(path: Path) -> str:
-    """The secret in `path`, created on first use (mode 0600); if several processes try, one creates it."""
-    if not path.exists():
-        with tempfile.NamedTemporaryFile("w", dir=path.parent) as file:  # created with mode 0600
-            file.write(secrets.token_hex(32))
-            file.flush()
-            with suppress(FileExistsError):
-                os.link(file.name, path)
-    hide(path)
+    """The secret in `path`, created on first use."""
     try:
-        return _secret(path.read_text().strip())
+        return _secret(kept(path, secrets.token_hex(32)).strip())
     except ValueError as error:
         raise SettingsError(f"AUGU_DATA_DIR: the secret in {path} {error}") from error

@@ -38,3 +38,15 @@ def close_to_others(folder: Path) -> None:
         hide(folder)
     if open_to_others(folder):
         raise PermissionError(f"every user can write to {folder}: `chmod o-w` it, or name another folder")
+
+
+def kept(path: Path, text: str) -> str:
+    """The text in a file, created with `text` and mode 0600 on first use; if several processes try, one creates it."""
+    if not path.exists():
+        with tempfile.NamedTemporaryFile("w", dir=path.parent) as file:  # created with mode 0600
+            file.write(text)
+            file.flush()
+            with suppress(FileExistsError):
+                os.link(file.name, path)
+    hide(path)
+    return path.read_text()
