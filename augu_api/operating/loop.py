@@ -17,6 +17,7 @@ from gunicorn.http import errors  # type: ignore[import-untyped]  # gunicorn has
 from gunicorn.workers.gthread import ThreadWorker  # type: ignore[import-untyped]  # gunicorn has no types
 
 from augu_api.operating.connections import MAX_DISCARDED, MAX_HEAD, Connection, failure
+from augu_api.operating.pending import Pending
 
 STATUSES = {errors.LimitRequestLine: 414, errors.LimitRequestHeaders: 431, errors.UnsupportedTransferCoding: 501}
 PIECE = 64 * 1024  # bytes read at once
@@ -45,6 +46,7 @@ class Loop(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
         super().__init__(*args, **kwargs)
         self.wsgi: Any
         self._steps: dict[Connection, Step] = {}  # of the connections in the loop, the longest waiting first
+        self._pending = Pending[Connection]()
         self._paused: dict[Connection, None] = {}  # those of them that may not be read from yet
         self._allowance = 0.0  # bytes that may be discarded
         self._refilled = self._swept = time.monotonic()
@@ -90,10 +92,15 @@ class Loop(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
     def _look_for_head(self, conn: Connection, searched: int = 0) -> None:
         if conn.has_head(searched):
             self._forget(conn)
-            self.enqueue_req(conn)
+            self._pending.add(conn.client[0] if conn.client else "", conn)
+            self._hand_out()
         elif len(conn.received) > MAX_HEAD:
             self._fail(conn, errors.LimitRequestHeaders())
             self._send(conn)
+
+    def _hand_out(self) -> None:
+        while conn := self._pending.next():
+            self.enqueue_req(conn)
 
     def handle(self, conn: Connection) -> bool:
         """Handle a request in a thread; whether the client is still there."""
@@ -113,6 +120,8 @@ class Loop(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
 
     def finish_request(self, conn: Connection, fs: Any) -> None:
         """Go on in the loop with what a thread has left."""
+        self._pending.end(conn)
+        self._hand_out()
         if fs.cancelled() or fs.exception() or not fs.result():
             self._close(conn)
         elif conn.exchange.unread:
@@ -235,8 +244,9 @@ class Loop(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
     # --- what gunicorn's loop calls
 
     def wait_for_and_dispatch_events(self, timeout: float) -> None:
-        """Wait for clients and threads and take the next steps; let paused connections go on."""
-        super().wait_for_and_dispatch_events(TICK if self._paused else timeout)
+        """Wait for clients and threads, take the next steps, and go on with what was pending or paused."""
+        super().wait_for_and_dispatch_events(TICK if self._paused or self._pending else timeout)
+        self._hand_out()
         now = time.monotonic()
         self._allowance = min(self._allowance + (now - self._refilled) * self.discard_rate, self.discard_rate / 10)
         self._refilled = now

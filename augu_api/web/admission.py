@@ -5,13 +5,13 @@ import os
 import threading
 import time
 import weakref
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Hashable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
+from augu_api.fair import FairQueue
 from augu_api.web.rooms import LEAST, QueueFull, Rooms, readers
 
 
@@ -31,8 +31,7 @@ class Turns:
     """Turns, one at a time. The callers who wait take turns; the requests of one caller, in the order they came."""
 
     def __init__(self) -> None:
-        self._change, self._taken, self._last = threading.Lock(), False, cast("Hashable", None)
-        self._waiting: dict[Hashable, deque[threading.Lock]] = {}  # by caller, the next one first
+        self._change, self._taken, self._waiting = threading.Lock(), False, FairQueue[threading.Lock]()
 
     @contextmanager
     def take(self, caller: Hashable) -> Iterator[None]:
@@ -41,9 +40,9 @@ class Turns:
             mine = threading.Lock() if self._taken else None
             if mine:
                 mine.acquire()
-                self._waiting.setdefault(caller, deque()).append(mine)
+                self._waiting.put(caller, mine)
             else:
-                self._taken, self._last = True, caller
+                self._taken, self._waiting.last = True, caller
         if mine:
             mine.acquire()  # until the one before hands over
         try:
@@ -53,14 +52,10 @@ class Turns:
 
     def _hand_over(self) -> None:
         with self._change:
-            if not self._waiting:
+            if self._waiting:
+                self._waiting.get().release()
+            else:
                 self._taken = False
-                return
-            self._last = next((caller for caller in self._waiting if caller != self._last), self._last)
-            theirs = self._waiting.pop(self._last)
-            theirs.popleft().release()
-            if theirs:
-                self._waiting[self._last] = theirs  # behind the others
 
 
 class Admission:
