@@ -35,7 +35,7 @@ def test_the_last_owner_waits() -> None:
 
 
 def test_a_few_requests_at_once() -> None:
-    """Only a few requests are given out; the next follows when one ends, or has taken so long that it must be waiting."""
+    """Only a few requests are given out; the next follows when one ends, or has taken so long that it must wait."""
     now = 100.0
     pending = Pending[int](clock=lambda: now)
     assert pending.next() is None
