@@ -35,8 +35,8 @@ screenshots: .venv/test  ## generate the pictures in README.md
 fuzz: .venv/fuzz  ## look for request bodies that are parsed wrongly: make fuzz ARGS="-max_total_time=3600 corpus"
 	$(BIN)/python -m tests.fuzz $(ARGS)
 
-soak: .venv/test  ## run load, faults and hostile input against an installation: make soak MINUTES=30
-	$(BIN)/python -m tests.soak $(or $(MINUTES),5)
+soak: .venv/test tests/strangers/node_modules  ## run load, faults and attacks against an installation: make soak MINUTES=30
+	$(BIN)/python -m tests.soak $(or $(MINUTES),15) $(ARGS)
 
 bench: .venv/bench  ## compare this service's speed with others; needs h2load (nghttp2-client)
 	$(BIN)/python benchmarks/run.py
@@ -90,3 +90,7 @@ lock: .venv/test  ## update the pinned requirements from setup.cfg
 .venv/fuzz: .venv/test
 	$(BIN)/pip install atheris==3.0.0
 	touch $@
+
+# clients that only the soak needs; without npm it leaves them out
+tests/strangers/node_modules: tests/strangers/package-lock.json
+	if command -v npm > /dev/null; then npm ci --no-audit --no-fund --prefix $(@D) && touch $@; fi

@@ -31,6 +31,7 @@ LEFT_OUT = {
     "test_smuggling.py",
     "test_starts.py",
     "test_systemd.py",
+    "test_strangers.py",
     "test_training.py",
     "test_worker.py",
 }
