@@ -18,10 +18,10 @@ from tests.servers import Server, add, fronting, serving
 from tests.soak.attacks import AMPLE, BOTH, DIRECT, Connection, Target, attack, photo_of
 from tests.soak.calls import Row, progress, timed
 from tests.strangers.running import PROGRAMS, SIZES, Refusal, Replies, body_of, replies
+from tests.strangers.task import CONNECTIONS
 
-WHOLE = 480.0  # seconds, roughly, in which each client can be refused FULL times in each way
+WHOLE = 1200.0  # seconds, roughly, in which each client can be refused FULL times in each way
 FULL = 200
-SPENDERS = 5
 MOSTLY = 0.5
 BUSY_USERS = 4  # more than enough to take all slots, of which a user gets a third
 STATUSES = (401, 406, 429, 503)
@@ -72,12 +72,11 @@ class Refusals:
         """What to send to be refused with the status. After 50 refusals a user would be banned: 403, not 429."""
         if status == 401:
             return Refusal(401, ("x",))
-        if status == 406:
-            return Refusal(406, (self.good,), accept="text/html")
-        if status == 429:
-            spent = (add(self.servers[0], f"spent{next(self.numbers)}", 0) for _ in range(SPENDERS))
-            return Refusal(429, tuple(spent))
-        return Refusal(503, (self.good,))
+        if status == 503:
+            return Refusal(503, (self.good,))
+        coefficient = 0 if status == 429 else AMPLE
+        users = (add(self.servers[0], f"user{next(self.numbers)}", coefficient) for _ in range(CONNECTIONS))
+        return Refusal(status, tuple(users), accept="text/html" if status == 406 else "application/json")
 
     def cells(self, way: str, clients: list[str]) -> Iterator[tuple[str, str, Replies, int]]:
         """Yield each client, what it was refused, its replies, and how many of them had another status."""
@@ -108,7 +107,7 @@ def run(seconds: float, only: str) -> Iterator[Row]:
     """Yield a row for each client, or only for those with `only` in their names, and each way."""
     named = {name: program for name, program in PROGRAMS.items() if only in name}
     clients = [name for name, program in named.items() if not program.lacks]
-    times = max(SPENDERS * 4, int(min(1, seconds / WHOLE) * FULL) // (SPENDERS * 4) * SPENDERS * 4)
+    times = max(20, int(min(1, seconds / WHOLE) * FULL) // 20 * 20)
     yield "**refusals of other clients**", 1, f"{times} for each status and size"
     with ExitStack() as closing:
         folder = Path(closing.enter_context(tempfile.TemporaryDirectory()))

@@ -10,6 +10,7 @@ import java.util.Map;
 import java.util.TreeMap;
 import java.util.concurrent.Executors;
 import java.util.concurrent.TimeUnit;
+import java.util.function.IntConsumer;
 import java.util.stream.Collectors;
 
 /** A client with Java's HttpClient, as it is by default: it offers HTTP/2. */
@@ -31,11 +32,11 @@ class WithJava {
         var client = HttpClient.newHttpClient();
         var statuses = new TreeMap<String, Integer>();
         var lost = new TreeMap<String, Integer>();
-        Runnable connection = () -> {
+        IntConsumer connection = index -> {
             for (int number = 0; number < count / CONNECTIONS; number++) {
                 var request = HttpRequest.newBuilder(url)
                         .timeout(Duration.ofSeconds(60))
-                        .header("Authorization", "Bearer " + tokens[number % tokens.length])
+                        .header("Authorization", "Bearer " + tokens[index % tokens.length])
                         .header("Accept", accept)
                         .header("Content-Type", "text/plain")
                         // nginx limits the uploads of each address
@@ -56,7 +57,8 @@ class WithJava {
         };
         var pool = Executors.newFixedThreadPool(CONNECTIONS);
         for (int each = 0; each < CONNECTIONS; each++) {
-            pool.submit(connection);
+            var index = each;
+            pool.submit(() -> connection.accept(index));
         }
         pool.shutdown();
         pool.awaitTermination(1, TimeUnit.HOURS);

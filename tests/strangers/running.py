@@ -59,7 +59,7 @@ PROGRAMS = {
 
 
 class Refusal(NamedTuple):
-    """Requests that the service refuses with `status`."""
+    """Requests that the service refuses with `status`; each connection has one of the tokens."""
 
     status: int
     tokens: tuple[str, ...]

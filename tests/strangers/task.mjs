@@ -15,9 +15,9 @@ export async function run(post) {
   const add = (counts, key) => (counts[key] = (counts[key] ?? 0) + 1);
   const given = tokens.split(",");
 
-  async function connection() {
+  async function connection(_, index) {
+    const token = given[index % given.length];
     for (let number = 0; number < Math.floor(count / CONNECTIONS); number++) {
-      const token = given[number % given.length];
       const headers = {
         Authorization: `Bearer ${token}`,
         Accept: accept,

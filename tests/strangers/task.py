@@ -15,7 +15,7 @@ TIMEOUT = 60.0  # seconds
 
 @dataclass
 class Task:
-    """Post `body` to `url`, `count` times over CONNECTIONS connections that are kept alive, with the tokens in turn."""
+    """Post `body` to `url`, `count` times over CONNECTIONS connections that are kept alive, each with its token."""
 
     url: str
     tokens: list[str]
@@ -31,10 +31,10 @@ class Task:
         url, tokens, body_file, count, accept = sys.argv[1:]
         return cls(url, tokens.split(","), Path(body_file), int(count), accept)
 
-    def headers(self) -> Iterator[dict[str, str]]:
+    def headers(self, connection: int) -> Iterator[dict[str, str]]:
         """Yield the headers of each request of one connection."""
+        token = self.tokens[connection % len(self.tokens)]
         for number in range(self.count // CONNECTIONS):
-            token = self.tokens[number % len(self.tokens)]
             yield {
                 "Authorization": f"Bearer {token}",
                 "Accept": self.accept,
@@ -54,9 +54,9 @@ class Task:
         """Print the counts as one line of JSON."""
         sys.stdout.write(json.dumps({"statuses": self.statuses, "lost": self.lost}) + "\n")
 
-    def on_threads(self, connection: Callable[[], None]) -> None:
+    def on_threads(self, connection: Callable[[int], None]) -> None:
         """Run `connection` on a thread for each connection, then print the counts."""
         with ThreadPoolExecutor(CONNECTIONS) as pool:
-            for each in [pool.submit(connection) for _ in range(CONNECTIONS)]:
+            for each in [pool.submit(connection, number) for number in range(CONNECTIONS)]:
                 each.result()
         self.print()

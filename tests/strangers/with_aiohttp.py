@@ -13,8 +13,8 @@ async def main() -> None:
     body = await asyncio.to_thread(task.body_file.read_bytes)
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(TIMEOUT)) as session:
 
-        async def connection() -> None:
-            for headers in task.headers():
+        async def connection(number: int) -> None:
+            for headers in task.headers(number):
                 try:
                     async with session.post(task.url, data=body, headers=headers) as response:
                         await response.read()
@@ -22,7 +22,7 @@ async def main() -> None:
                 except (aiohttp.ClientError, TimeoutError) as error:
                     task.unanswered(error)
 
-        await asyncio.gather(*(connection() for _ in range(CONNECTIONS)))
+        await asyncio.gather(*(connection(number) for number in range(CONNECTIONS)))
     task.print()
 
 

@@ -9,12 +9,12 @@ def main() -> None:
     """Make the requests and print what came of them."""
     task = Task.given()
 
-    def connection() -> None:
+    def connection(number: int) -> None:
         same = ["silent", f'url = "{task.url}"', f'data-binary = "@{task.body_file}"', f"max-time = {TIMEOUT}"]
         same += ['output = "/dev/null"', r'write-out = "%{http_code} %{exitcode}\n"']
         each = [
             "\n".join([*same, *(f'header = "{name}: {value}"' for name, value in headers.items())])
-            for headers in task.headers()
+            for headers in task.headers(number)
         ]
         command = ["curl", "--config", "-"]
         done = subprocess.run(command, input="\nnext\n".join(each), capture_output=True, text=True, check=False)

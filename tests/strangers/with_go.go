@@ -66,11 +66,11 @@ func main() {
 	var all sync.WaitGroup
 	for connection := 0; connection < connections; connection++ {
 		all.Add(1)
-		go func() {
+		go func(token string) {
 			defer all.Done()
 			for number := 0; number < count/connections; number++ {
 				address := fmt.Sprintf("10.0.0.%d", number%250+1)
-				status, err := post(url, tokens[number%len(tokens)], accept, address, body)
+				status, err := post(url, token, accept, address, body)
 				lock.Lock()
 				if err != nil {
 					lost[cause(err)]++
@@ -79,7 +79,7 @@ func main() {
 				}
 				lock.Unlock()
 			}
-		}()
+		}(tokens[connection%len(tokens)])
 	}
 	all.Wait()
 	line, err := json.Marshal(map[string]any{"statuses": statuses, "lost": lost})

@@ -11,8 +11,8 @@ def main() -> None:
     body = task.body_file.read_bytes()
     with httpx.Client(timeout=TIMEOUT) as client:
 
-        def connection() -> None:
-            for headers in task.headers():
+        def connection(number: int) -> None:
+            for headers in task.headers(number):
                 try:
                     task.answered(client.post(task.url, content=body, headers=headers).status_code)
                 except httpx.HTTPError as error:

@@ -10,9 +10,9 @@ def main() -> None:
     task = Task.given()
     body = task.body_file.read_bytes()
 
-    def connection() -> None:
+    def connection(number: int) -> None:
         with requests.Session() as session:
-            for headers in task.headers():
+            for headers in task.headers(number):
                 try:
                     task.answered(session.post(task.url, data=body, headers=headers, timeout=TIMEOUT).status_code)
                 except requests.RequestException as error:
