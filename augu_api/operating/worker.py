@@ -49,18 +49,18 @@ class FairWorker(Loop):
     def load_wsgi(self) -> None:
         """Load the application. If an operator's mistake prevents that, the server exits with one line about it.
 
-        A worker that replaces another one while the database is down exits alone, and the next one tries again.
+        A worker that replaces another one while the database is down, or a file is missing, exits alone, and the next
+        one tries again.
         """
         try:
             super().load_wsgi()
             self.wsgi = settled(self.wsgi)
-        except (SettingsError, ModelUnavailable) as error:
-            self._exit(str(error), Arbiter.WORKER_BOOT_ERROR)
-        except (DBAPIError, StorageError) as error:
+        except (SettingsError, ModelUnavailable, DBAPIError, StorageError) as error:
+            reason = explain(error) if isinstance(error, DBAPIError | StorageError) else str(error)
             if self.age <= self.cfg.workers:  # one of the first workers: the server is starting
-                self._exit(explain(error), Arbiter.WORKER_BOOT_ERROR)
+                self._exit(reason, Arbiter.WORKER_BOOT_ERROR)
             time.sleep(self.restart_seconds)
-            self._exit(explain(error), 1)
+            self._exit(reason, 1)
 
     def _exit(self, reason: str, code: int) -> None:
         self.log.error("Error: %s", reason)

@@ -7,6 +7,7 @@ is not installed is named in the table and left out.
 import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from itertools import count
 from multiprocessing import get_context
@@ -20,7 +21,9 @@ from tests.soak.calls import Row, progress, timed
 from tests.strangers.running import PROGRAMS, SIZES, Refusal, Replies, body_of, replies
 from tests.strangers.task import CONNECTIONS
 
-WHOLE = 1200.0  # seconds, roughly, in which each client can be refused FULL times in each way
+WORKERS = 4  # of each host: refused bodies are read at a limited rate in each
+AT_ONCE = 3  # clients: the bodies of all would not fit into the workers' memory for bodies, which is another refusal
+WHOLE = 900.0  # seconds, roughly, in which each client can be refused FULL times in each way
 FULL = 200
 MOSTLY = 0.5
 BUSY_USERS = 4  # more than enough to take all slots, of which a user gets a third
@@ -34,7 +37,7 @@ def busy(servers: list[Server], requests: tuple[bytes, ...], token: str) -> Iter
     running = [
         context.Process(
             target=attack,
-            args=(16, Connection.call_again_and_again, Target(server.port, float("inf"), requests)),
+            args=(16 * WORKERS, Connection.call_again_and_again, Target(server.port, float("inf"), requests)),
         )
         for server in servers
     ]
@@ -80,16 +83,23 @@ class Refusals:
 
     def cells(self, way: str, clients: list[str]) -> Iterator[tuple[str, str, Replies, int]]:
         """Yield each client, what it was refused, its replies, and how many of them had another status."""
-        url = f"http://{LOOPBACK}:{self.ports[way]}{OBJECTS}"
-        servers = self.servers[:1] if way == DIRECT else self.servers
         for status in STATUSES:
+            servers = self.servers[:1] if way == DIRECT else self.servers
             with busy(servers, self.photos, self.good) if status == 503 else ExitStack():
                 for size, letters in SIZES.items():
-                    body = body_of(self.folder, letters)
-                    for name in clients:
-                        outcome = replies(name, url, self.of(status), body, self.times)
+                    outcomes = self._at_once(way, status, body_of(self.folder, letters), clients)
+                    for name, outcome in zip(clients, outcomes, strict=True):
                         progress(f"{way}, {name}, {status}, {size}: {dict(outcome.statuses)} {dict(outcome.lost)}")
                         yield name, f"{status} {size}", outcome, differing(status, outcome)
+
+    def _at_once(self, way: str, status: int, body: Path, clients: list[str]) -> list[Replies]:
+        """What each client gets, a few of them at the same time."""
+        url = f"http://{LOOPBACK}:{self.ports[way]}{OBJECTS}"
+        refusals = [self.of(status) for _ in clients]
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            return list(
+                pool.map(lambda name, refusal: replies(name, url, refusal, body, self.times), clients, refusals)
+            )
 
 
 def of_client(cells: list[tuple[str, Replies, int]]) -> str:
@@ -112,7 +122,7 @@ def run(seconds: float, only: str) -> Iterator[Row]:
     with ExitStack() as closing:
         folder = Path(closing.enter_context(tempfile.TemporaryDirectory()))
         start = closing.enter_context(serving(folder))
-        servers = [start(WEB_CONCURRENCY="1") for _ in range(2)]
+        servers = [start(WEB_CONCURRENCY=str(WORKERS)) for _ in range(2)]
         port = closing.enter_context(fronting(folder))(*(server.port for server in servers), balancer=LOOPBACK)
         refusals = Refusals(servers, dict(zip(BOTH, (servers[0].port, port), strict=True)), folder, times)
         for way in BOTH:
