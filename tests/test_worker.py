@@ -229,6 +229,18 @@ def test_a_client_that_asks_before_it_sends(narrow: Server) -> None:
             assert headers["Connection"] == ("close" if token == "x" else "keep-alive")
 
 
+def test_chunks_with_extensions_end(narrow: Server) -> None:
+    """A body whose chunks come with more bytes than a body may have is not read to its end."""
+    chunk = b"1;a=" + b"b" * 8000 + b"\r\nA\r\n"
+    head = f"POST {OBJECTS} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {add(narrow)}\r\n"
+    with socket.create_connection(("127.0.0.1", narrow.port), timeout=30) as client:
+        client.sendall(f"{head}Transfer-Encoding: chunked\r\n\r\n".encode() + chunk * 1300)  # 10 MB
+        response = http.client.HTTPResponse(client)
+        response.begin()
+        assert (response.status, response.headers["Connection"]) == (400, "close")
+        assert "details" not in json.loads(response.read())  # which would tell what is wrong with the 1300 letters
+
+
 def test_an_unread_reply_holds_no_thread(narrow: Server, connections: list[socket.socket]) -> None:
     """Clients that do not read their replies do not keep a worker with one thread from answering, and are cut off."""
     clients = [connect(narrow, connections, receive_buffer=2048) for _ in range(10)]

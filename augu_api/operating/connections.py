@@ -24,6 +24,9 @@ MAX_HEAD = 32 * 1024
 MAX_DISCARDED = 16 * 1024 * 1024
 """Bytes of a refused body that are still read, so that its sender gets to read the reply."""
 
+MAX_RECEIVED = 9 * 1024 * 1024
+"""Bytes of a request that are read for the application. A body in chunks could come with any number beside its own."""
+
 HEAD_END = re.compile(rb"\r\n\r\n|(?<!\r)\n")  # a bare line feed is an error, whatever follows it
 KEEP_ALIVE, CLOSE = b"\r\nConnection: keep-alive\r\n", b"\r\nConnection: close\r\n"
 MAX_PIECES = 16  # sent at once
@@ -41,20 +44,22 @@ class Peer(NamedTuple):
 class Unreader(SocketUnreader):  # type: ignore[misc]  # gunicorn has no types
     """The source of a request's bytes, which ends at a deadline (time.monotonic).
 
-    ended: whether the client has closed its side, or was too slow
+    ended: whether the client has closed its side, was too slow, or has sent too much
     """
 
     def __init__(self, sock: socket.socket, deadline: float) -> None:
         super().__init__(sock)
-        self.deadline = deadline
+        self.deadline, self.left = deadline, MAX_RECEIVED
         self.ended = False
 
     def chunk(self, size_hint: int | None = None) -> bytes:
         """The next bytes from the client; none at the end."""
         data = b""
-        with suppress(TimeoutError):
-            self.sock.settimeout(max(self.deadline - time.monotonic(), 1e-3))
-            data = super().chunk(size_hint)
+        if self.left > 0:
+            with suppress(TimeoutError):
+                self.sock.settimeout(max(self.deadline - time.monotonic(), 1e-3))
+                data = super().chunk(size_hint)
+        self.left -= len(data)
         self.ended = not data
         return data
 
