@@ -211,7 +211,8 @@ def test_unreadable(tmp_path: Path, spoil: Callable[[Path], Environ], programs: 
 
 # --- a read-only file system
 
-READ_ONLY = ["unshare", "--mount", "sh", "-c", 'mount -o bind,remount,ro / && exec "$0" "$@"']
+NO_COVERAGE = ["env", "--unset=COVERAGE_PROCESS_CONFIG"]  # which would be written to the disk
+READ_ONLY = ["unshare", "--mount", *NO_COVERAGE, "sh", "-c", 'mount -o bind,remount,ro / && exec "$0" "$@"']
 
 
 @pytest.fixture
