@@ -59,15 +59,15 @@ class Filter:
     """A filter of system calls; `load` applies it to this process and to all that it starts."""
 
     def __init__(self, otherwise: int) -> None:
-        self.library = ctypes.CDLL("libseccomp.so.2")
-        self.library.seccomp_init.restype = ctypes.c_void_p
-        self.context = ctypes.c_void_p(self.library.seccomp_init(ctypes.c_uint32(otherwise)))
+        self.seccomp = ctypes.CDLL("libseccomp.so.2")
+        self.seccomp.seccomp_init.restype = ctypes.c_void_p
+        self.context = ctypes.c_void_p(self.seccomp.seccomp_init(ctypes.c_uint32(otherwise)))
 
     def add(self, action: int, name: str, *comparisons: Comparison) -> None:
         """Apply the action to a system call whose arguments compare as given."""
-        number = self.library.seccomp_syscall_resolve_name(name.encode())
+        number = self.seccomp.seccomp_syscall_resolve_name(name.encode())
         array = (Comparison * len(comparisons))(*comparisons)
-        failed = self.library.seccomp_rule_add_array(
+        failed = self.seccomp.seccomp_rule_add_array(
             self.context, ctypes.c_uint32(action), number, len(comparisons), array
         )
         if failed and number >= 0:
@@ -75,7 +75,7 @@ class Filter:
 
     def load(self) -> None:
         """Apply the filter."""
-        if failed := self.library.seccomp_load(self.context):
+        if failed := self.seccomp.seccomp_load(self.context):
             raise OSError(-failed, "seccomp_load")
 
 

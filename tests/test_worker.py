@@ -6,19 +6,22 @@ import json
 import os
 import signal
 import socket
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from pathlib import Path
 from threading import Thread
 
 import pytest
 from gunicorn.config import Config  # type: ignore[import-untyped]  # gunicorn has no types
 from gunicorn.glogging import Logger  # type: ignore[import-untyped]  # gunicorn has no types
 
+from augu_api.config import ROOT
 from augu_api.operating.shares import STALE_SECONDS, Shares
 from augu_api.operating.worker import FairWorker
-from tests.helpers import OBJECTS, picture, png_of, wait_until
+from tests.helpers import BIN, OBJECTS, picture, png_of, wait_until
 from tests.servers import Serve, Server, add, call, photo, sockets
 
 THREADS = 12
@@ -142,6 +145,15 @@ def test_the_oldest_idle_connection_makes_room(serve: Serve, connections: list[s
         connect(server, connections)
     assert call(server.port, "/health/live").status == 200
     assert connections[0].recv(1) == b""  # closed, although it could have stayed open for 30 seconds
+
+
+def test_more_connections_than_files(serve: Serve, connections: list[socket.socket]) -> None:
+    """A worker that may open no more files closes idle connections, and goes on."""
+    server = serve(WEB_CONCURRENCY="1", within=("prlimit", "--nofile=100:100"))
+    for _ in range(150):
+        connect(server, connections)
+    assert call(server.port, "/health/live").status == 200
+    assert "Traceback" not in server.log.read_text()
 
 
 def test_clients_that_do_not_close(narrow: Server, connections: list[socket.socket]) -> None:
@@ -319,6 +331,18 @@ def test_a_stopping_worker_answers_waiting_clients(serve: Serve) -> None:
     assert server.process.wait(60) == 0
     with pytest.raises(ConnectionRefusedError):
         call(server.port, "/health/live")
+
+
+def test_tls_is_refused(tmp_path: Path) -> None:
+    """Options for TLS are refused: the worker would read requests, and tokens, in the clear."""
+    file = tmp_path / "certificate.pem"
+    file.touch()
+    tls = ["--certfile", str(file), "--keyfile", str(file)]
+    command = [str(BIN / "gunicorn"), "--bind", "127.0.0.1:0", "--workers", "1", *tls]
+    env = os.environ | {"AUGU_DATA_DIR": str(tmp_path)}
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False, timeout=60)
+    assert "Error: gunicorn's own TLS is not supported: put nginx in front" in done.stderr
+    assert done.returncode == 3
 
 
 def test_a_stop_during_the_start(serve: Serve) -> None:

@@ -52,12 +52,16 @@ class Unreader(SocketUnreader):  # type: ignore[misc]  # gunicorn has no types
         self.deadline, self.left = deadline, MAX_RECEIVED
         self.ended = False
 
+    def wait_until_deadline(self) -> None:
+        """Let the next calls of the socket wait no longer than that; they raise TimeoutError."""
+        self.sock.settimeout(max(self.deadline - time.monotonic(), 1e-3))
+
     def chunk(self, size_hint: int | None = None) -> bytes:
         """The next bytes from the client; none at the end."""
         data = b""
         if self.left > 0:
             with suppress(TimeoutError):
-                self.sock.settimeout(max(self.deadline - time.monotonic(), 1e-3))
+                self.wait_until_deadline()
                 data = super().chunk(size_hint)
         self.left -= len(data)
         self.ended = not data
@@ -124,7 +128,7 @@ class Exchange:
         reader = self.request.body.reader
 
         def read(size: int) -> Any:
-            self._sock.settimeout(max(self.unreader.deadline - time.monotonic(), 1e-3))
+            self.unreader.wait_until_deadline()
             self._sock.sendall(interim)
             self._waits_for_continue, self.request.body.reader = False, reader
             return reader.read(size)

@@ -34,12 +34,14 @@ class Loop(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
     read_seconds: how long a request may take to arrive
     write_seconds: how long a client may take to read a reply
     stall_seconds: how long a client may pause while it sends a body that was refused, or before it closes
+    linger_seconds: how long a worker that stops waits for another request, and for clients to close
     discard_rate: how many bytes of refused bodies are read in a second, so that they cost other clients little
     """
 
     read_seconds = 30.0
     write_seconds = 60.0
     stall_seconds = 5.0
+    linger_seconds = 2.0
     discard_rate = 32e6
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -67,9 +69,9 @@ class Loop(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
         if oldest:
             self._close(oldest)
 
-    def hurry(self, seconds: float) -> None:
-        """Wait only for so long from now for requests and for clients to close."""
-        soon = time.monotonic() + seconds
+    def hurry(self) -> None:
+        """Wait no longer than `linger_seconds` from now for requests, and for clients to close."""
+        soon = time.monotonic() + self.linger_seconds
         for conn, step in self._steps.items():
             if step in (self._receive, self._linger):
                 conn.deadline = min(conn.deadline, soon)
@@ -161,7 +163,7 @@ class Loop(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
 
     def _go_on(self, conn: Connection) -> None:
         conn.started = time.monotonic()
-        keepalive = self.cfg.keepalive if self.alive else min(self.cfg.keepalive, 2)
+        keepalive = self.cfg.keepalive if self.alive else self.linger_seconds
         self._await(conn, self._receive, self.read_seconds if conn.received else keepalive)
         self._look_for_head(conn)
 

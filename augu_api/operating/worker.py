@@ -30,7 +30,6 @@ class FairWorker(Loop):
 
     patience_seconds = 3e-3
     restart_seconds = 1.0
-    linger_seconds = 2.0
     stopping_switch_interval = 1e-5
     """Seconds between thread switches while the port is closed; in the default of 5 ms more clients could connect."""
 
@@ -117,4 +116,4 @@ class FairWorker(Loop):
                 pass
             listener.close()
         self.shares.clear(self.age)
-        self.hurry(self.linger_seconds)
+        self.hurry()

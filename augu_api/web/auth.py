@@ -56,8 +56,8 @@ class Gates:
             _refuse_banned(user)
             if self.slot:
                 service.admission.check(user.id)
-            if self.slot and self._may_send(user):
-                receive(user.id)
+                if self._may_send(user):
+                    receive(user.id)
             with service.admission.slot(user.id) if self.slot else nullcontext():
                 _count(user)
                 _refuse_without(self.flags, user)
