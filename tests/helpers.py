@@ -1,6 +1,7 @@
 """Shared helpers: constants, waiting, photos, the fake detector, users, and checks of replies."""
 
 import os
+import resource
 import socket
 import sys
 import time
@@ -173,23 +174,12 @@ def multipart(body: bytes, disposition: str = 'name="data"', mimetype: str = "")
     return other + head + body + b"\r\n" + other + f"--{BOUNDARY}--\r\n".encode()
 
 
-Opened = list[tuple[Any, ...]]
-watching: list[Opened] = []
-
-
-def _watch(event: str, arguments: tuple[Any, ...]) -> None:
-    if watching and event == "open" and arguments[2] & (os.O_WRONLY | os.O_RDWR):
-        watching[-1].append(arguments)
-
-
-sys.addaudithook(_watch)  # cannot be removed
-
-
 @contextmanager
-def watched_files() -> Iterator[Opened]:
-    """The files that this process opens for writing."""
-    watching.append([])
+def no_file_beyond(size: int) -> Iterator[None]:
+    """A write beyond this many bytes of a file fails, whatever code makes it."""
+    before, maximum = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, maximum))
     try:
-        yield watching[-1]
+        yield
     finally:
-        watching.pop()
+        resource.setrlimit(resource.RLIMIT_FSIZE, (before, maximum))

@@ -36,9 +36,14 @@ class Host:
     def within(self) -> tuple[str, ...]:
         return ("ip", "netns", "exec", self.name)
 
-    def link(self, state: str) -> None:
-        """Let packets be lost while it is `down`."""
-        ip("link", "set", self.name, state)
+    @contextmanager
+    def cut_off(self) -> Iterator[None]:
+        """Packets to and from it are lost."""
+        ip("link", "set", self.name, "down")
+        try:
+            yield
+        finally:
+            ip("link", "set", self.name, "up")
 
 
 @dataclass
@@ -121,8 +126,6 @@ def installation(
             closing.callback(redis.stop)
             shared["AUGU_RATELIMIT_STORAGE"] = redis.url
         serve = closing.enter_context(serving(folder))
-        for host in network.hosts:
-            closing.callback(host.link, "up")  # a stopping server may still query the database
 
         def start(host: Host) -> Server:
             return serve(host.address, PORT, host.within, AUGU_DATA_DIR=str(folder / host.name), **shared)
@@ -221,10 +224,9 @@ def test_a_host_that_is_cut_off(installation: Installation, photo: str) -> None:
     with asking(installation.port, tokens, photo.encode()) as replies:
         wait_until(lambda: min(served_since(installation, before)) >= 40)
         since = [len(got) for got in replies]
-        cut.link("down")
-        wait_until(lambda: each_has(4, replies, since))
-        seen = served(server)
-        cut.link("up")
+        with cut.cut_off():
+            wait_until(lambda: each_has(4, replies, since))
+            seen = served(server)
         wait_until(lambda: served(server) >= seen + 40)
     print(Counter(reply.status for got in replies for reply in got))  # noqa: T201 - pytest -s shows it
     for reply in (reply for got in replies for reply in got if reply.status != 200):
