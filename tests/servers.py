@@ -91,13 +91,14 @@ Nginx = Callable[..., int]
 def serving(folder: Path) -> Iterator[Serve]:
     """Start gunicorn as the Procfile does, its data in a folder: `start(AUGU_QUEUE="1", …)` takes its settings.
 
+    It has one worker unless WEB_CONCURRENCY says otherwise: each loads the model, which takes a second.
     `within` is a prefix that runs a command in another environment, such as `ip netns exec`.
     """
     running = []
 
     def start(address: str = LOOPBACK, port: int = 0, within: tuple[str, ...] = (), **settings: str) -> Server:
         port = port or free_port()
-        env = os.environ | {"AUGU_DATA_DIR": str(folder / "served")} | settings
+        env = os.environ | {"AUGU_DATA_DIR": str(folder / "served"), "WEB_CONCURRENCY": "1"} | settings
         log = folder / f"gunicorn-{address}-{port}.log"
         with log.open("ab") as out:
             command = [*within, str(BIN / "gunicorn"), "--bind", f"{address}:{port}"]

@@ -6,14 +6,12 @@ import re
 import signal
 import subprocess
 from collections import Counter
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, redirect_stdout
 from io import StringIO
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from PIL import Image
 from pycocotools.coco import COCO
@@ -21,9 +19,8 @@ from pycocotools.cocoeval import COCOeval
 
 from augu_api.client import Client
 from augu_api.config import ROOT, Settings
-from augu_api.detection import Detector
 from augu_api.detection.catalogue import find
-from tests.helpers import BIN, wait_until
+from tests.helpers import BIN, png_of, wait_until
 from tests.png_encoder import black
 from tests.servers import Serve, Server, add, call, sockets, wait_for_all
 
@@ -107,17 +104,6 @@ def result(coco: COCO, photo: int, name: str, box: tuple[float, float, float, fl
     return {"image_id": photo, "category_id": category, "bbox": list(box), "score": score}
 
 
-def results(coco: COCO, folder: Path, detect: Callable[[int, Image.Image], Results], at_once: int = 1) -> Results:
-    """The detections of all photos, with up to `at_once` requests at a time."""
-
-    def of(entry: dict[str, Any]) -> Results:
-        with Image.open(folder / "images" / entry["file_name"]) as file:
-            return detect(entry["id"], file.convert("RGB"))
-
-    with ThreadPoolExecutor(at_once) as pool:
-        return [found for each in pool.map(of, coco.dataset["images"]) for found in each]
-
-
 def average_precision(coco: COCO, results: Results) -> float:
     """COCO's AP over all photos."""
     with redirect_stdout(StringIO()):
@@ -134,26 +120,18 @@ def test_accuracy(serve: Serve, coco: COCO, dev_photos: Path, engine: str) -> No
 
     It is stated to three decimals, and engines and coordinates in replies round as well: together less than 0.001.
     """
-    server = serve(WEB_CONCURRENCY="2", AUGU_ENGINE=engine)
+    server = serve(WEB_CONCURRENCY="1", AUGU_ENGINE=engine)
     api = Client(server.url, add(server, coefficient=1000))
 
-    def detect(photo: int, image: Image.Image) -> Results:
-        found = api.objects(image, min_score=0).objects
-        return [result(coco, photo, item.name, (item.x, item.y, item.width, item.height), item.score) for item in found]
+    def detected(entry: dict[str, Any]) -> Results:
+        with Image.open(dev_photos / "images" / entry["file_name"]) as file:
+            png = png_of(file.convert("RGB"), compress_level=1)
+        items = api.objects(png, min_score=0).objects
+        return [result(coco, entry["id"], i.name, (i.x, i.y, i.width, i.height), i.score) for i in items]
 
-    replied = average_precision(coco, results(coco, dev_photos, detect, at_once=2))
-    assert replied == pytest.approx(find("bundled", Settings()).ap, abs=0.001)
-
-
-def test_accuracy_of_the_detector(bundled: Detector, coco: COCO, dev_photos: Path) -> None:
-    """The detector itself has the accuracy that model.json states."""
-
-    def detect(photo: int, image: Image.Image) -> Results:
-        boxes = [(found, *found.box) for found in bundled.detect(np.asarray(image))]
-        return [result(coco, photo, found.name, (x, y, x2 - x, y2 - y), found.score) for found, x, y, x2, y2 in boxes]
-
-    itself = average_precision(coco, results(coco, dev_photos, detect))
-    assert itself == pytest.approx(find("bundled", Settings()).ap, abs=0.001)
+    with ThreadPoolExecutor(2) as pool:
+        replied = [found for each in pool.map(detected, coco.dataset["images"]) for found in each]
+    assert average_precision(coco, replied) == pytest.approx(find("bundled", Settings()).ap, abs=0.001)
 
 
 def test_workers_share_connections_fairly(serve: Serve, tmp_path: Path) -> None:

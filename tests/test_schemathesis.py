@@ -10,12 +10,10 @@ from typing import Any
 
 import pytest
 from flask import Flask
-from sqlalchemy.orm import Session
 from werkzeug.serving import make_server
 
 from augu_api.config import Settings
 from augu_api.flags import Flag
-from augu_api.store import accounts
 from augu_api.web.service import Service
 from tests.helpers import BAD_TOKEN, BIN, METRICS_TOKEN, add_user_to
 
@@ -26,7 +24,6 @@ USERS: dict[str, dict[str, Any]] = {
     "without flags": {"coefficient": PLENTY, "flags": Flag(0)},
     "banned": {"flags": Flag.BANNED},
     "exhausted": {"coefficient": 0},  # 429, and a ban after 50 of them
-    "replaced": {"coefficient": PLENTY},
 }
 OTHERS = {"none": "", "wrong": BAD_TOKEN["Authorization"], "of the metrics": f"Bearer {METRICS_TOKEN}"}
 
@@ -53,9 +50,6 @@ def url(app: Flask) -> Iterator[str]:
 def test_schemathesis_agrees(url: str, service: Service, tmp_path: Path, token: str) -> None:
     """All of schemathesis's checks pass on every operation, with valid, invalid and unauthorized requests."""
     value = add_user_to(service, **USERS[token]) if token in USERS else OTHERS[token]
-    if token == "replaced":
-        with Session(service.engine) as session, session.begin():
-            accounts.regenerate(accounts.find(session, "alice"))
     options = [
         "--checks=all",
         "--max-examples=20",
