@@ -13,11 +13,14 @@ from augu_api.detection.engines import optional
 from augu_api.detection.pull import pull
 from augu_api.operating.cli.output import json_option, print_rows
 from augu_api.operating.cli.paths import EXISTING_FILE
+from augu_api.operating.cli.training import evaluate, train
+from augu_api.photos import configure
 
 
 @click.group()
 def weights() -> None:
     """List, download, export, evaluate and train models."""
+    configure()
 
 
 @weights.command("list")
@@ -75,3 +78,7 @@ def export(name: str, photos: tuple[Path, ...]) -> None:
         path = optional("training.export").export(model, (Image.open(photo) for photo in bar))
     model.note_export()
     click.echo(f"{path} finds the same objects as the module in {len(photos)} photos.", err=True)
+
+
+weights.add_command(evaluate)
+weights.add_command(train)
