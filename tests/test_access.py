@@ -12,12 +12,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from flask import Flask, Response
 from sqlalchemy import event
 from sqlalchemy.orm import Session
 
 from augu_api import tokens
 from augu_api.config import ROOT, Settings, SettingsError
+from augu_api.operating.cli import main
 from augu_api.store import accounts, database
 from augu_api.store.models import User
 from augu_api.store.quotas import Quotas
@@ -300,10 +302,14 @@ MARKS = (
 PASSWORD = "swordfish"
 
 
-def outcome(program: str, *command: str, **environ: str) -> tuple[int, str]:
-    """The exit code of a program and everything it printed."""
+def outcome(program: str, environ: dict[str, str]) -> tuple[int, str]:
+    """The exit code of a program and everything it printed; a command runs in this process."""
+    if program == "augu-api":
+        result = CliRunner().invoke(main, ["users", "list"], env=environ)
+        assert isinstance(result.exception, SystemExit), result.exception  # any other would print its traceback
+        return result.exit_code, result.output
     done = subprocess.run(
-        [BIN / program, *command],
+        [BIN / program, "--bind", f"127.0.0.1:{free_port()}"],
         env=os.environ | environ,
         cwd=ROOT,
         stdout=subprocess.PIPE,
@@ -341,9 +347,8 @@ SERVED = "both", "a database that does not answer", "a storage of another kind" 
 )
 def test_a_failing_start_shows_no_secret(tmp_path: Path, program: str, reason: str) -> None:
     """The server and the command line name a bad setting in one line, and show no part of its value."""
-    command = ["--bind", f"127.0.0.1:{free_port()}"] if program == "gunicorn" else ["users", "list"]
     given = {"AUGU_DATA_DIR": str(tmp_path), "WEB_CONCURRENCY": "1"} | FAILING[reason]()
-    code, printed = outcome(program, *command, **given)
+    code, printed = outcome(program, given)
     assert code in (1, 3)
     assert re.search(r"Error: (AUGU_|DATABASE_URL|The database cannot be used: )", printed)
     assert "Traceback" not in printed
