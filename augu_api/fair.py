@@ -32,3 +32,9 @@ class FairQueue(Generic[Item]):
         if items:
             self._items[owner] = items  # behind the others
         return item
+
+    def remove(self, owner: Hashable, item: Item) -> None:
+        """Remove an item, which must be there."""
+        self._items[owner].remove(item)
+        if not self._items[owner]:
+            del self._items[owner]

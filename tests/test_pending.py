@@ -1,9 +1,13 @@
-"""The requests that wait for a thread, and the queue in which their callers take turns."""
+"""What waits in a worker: connections for their clients, requests for a thread, callers for their turn."""
+
+import socket
 
 import pytest
 
 from augu_api.fair import FairQueue
+from augu_api.operating.connections import Connection, caller_of
 from augu_api.operating.pending import AT_ONCE, COUNTED_SECONDS, Pending
+from augu_api.operating.waiting import Waiting
 
 
 @pytest.mark.parametrize(
@@ -58,3 +62,53 @@ def test_another_address_is_next() -> None:
     pending.add("127.0.0.1", "health")
     pending.end("flood 0")
     assert pending.next() == "health"
+
+
+def test_a_removed_request_is_not_given_out() -> None:
+    """A request whose connection is closed while it waits gets no thread; the others keep their order."""
+    pending = Pending[str]()
+    for request in ("a1", "a2", "b1"):
+        pending.add(request[0], request)
+    pending.remove("b", "b1")
+    pending.remove("a", "a1")
+    assert [pending.next(), pending.next()] == ["a2", None]
+
+
+@pytest.mark.parametrize(
+    ("address", "same", "other"),
+    [
+        ("192.0.2.1", "192.0.2.1", "192.0.2.2"),
+        ("::ffff:192.0.2.1", "::ffff:192.0.2.1", "::ffff:192.0.2.2"),
+        ("2001:db8::1", "2001:db8::ffff:1:1", "2001:db8:0:1::1"),
+        ("fe80::1%eth0", "fe80::2%eth0", "fe81::1%eth0"),
+    ],
+)
+def test_callers(address: str, same: str, other: str) -> None:
+    """A caller is an address, in IPv6 a network of 64 bits, as in deploy/nginx.conf."""
+    assert caller_of((address, 1)) == caller_of((same, 2)) != caller_of((other, 1))
+    assert caller_of("") == ""  # on a socket of the file system
+
+
+def test_who_makes_room() -> None:
+    """The caller with the most connections loses one: an idle one, or else one that reads, or else one that is next."""
+
+    def step(_: Connection) -> None: ...
+    def read(_: Connection) -> None: ...
+    def start(_: Connection) -> None: ...
+
+    waiting = Waiting()
+    made: dict[str, Connection] = {}
+    assert waiting.dispensable(read, start) is None
+    for name, taken in (("a1", step), ("b1", start), ("b2", read), ("b3", read), ("b4", step), ("b5", step)):
+        made[name] = Connection(socket.socket(), (name[0], 1), None)
+        waiting.add(made[name], taken)
+    closed = []
+    for _ in range(5):
+        conn = waiting.dispensable(read, start)
+        assert conn
+        waiting.remove(conn)
+        closed.append(next(name for name, other in made.items() if other is conn))
+    for conn in made.values():
+        conn.sock.close()
+    assert closed == ["b4", "b5", "b2", "b3", "a1"]
+    assert [waiting.step(made[name]) for name in ("b1", "b2")] == [start, None]

@@ -107,13 +107,16 @@ def narrow(serve: Serve) -> Server:
     return serve(WEB_CONCURRENCY="1", GUNICORN_CMD_ARGS="--threads 1 --worker-class tests.test_worker.ShortTimeouts")
 
 
-def connect(server: Server, connections: list[socket.socket], receive_buffer: int | None = None) -> socket.socket:
-    """A new connection, which is closed after the test."""
+def connect(
+    server: Server, connections: list[socket.socket], receive_buffer: int | None = None, address: str = "127.0.0.1"
+) -> socket.socket:
+    """A new connection from a local address, which is closed after the test."""
     client = socket.socket()
     connections.append(client)
     client.settimeout(30)
     if receive_buffer:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+    client.bind((address, 0))
     client.connect(("127.0.0.1", server.port))
     return client
 
@@ -145,6 +148,55 @@ def test_the_oldest_idle_connection_makes_room(serve: Serve, connections: list[s
         connect(server, connections)
     assert call(server.port, "/health/live").status == 200
     assert connections[0].recv(1) == b""  # closed, although it could have stayed open for 30 seconds
+
+
+def ask(connection: http.client.HTTPConnection) -> int:
+    """The status of a health check."""
+    connection.request("GET", "/health/live")
+    response = connection.getresponse()
+    response.read()
+    return response.status
+
+
+def test_a_crowd_makes_room(serve: Serve, connections: list[socket.socket]) -> None:
+    """Idle connections of one address do not close another's, not even the one that has been idle the longest."""
+    server = serve(WEB_CONCURRENCY="1", GUNICORN_CMD_ARGS="--worker-connections 50 --threads 4")
+    other = http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)
+    assert ask(other) == 200
+    sock = other.sock
+    for _ in range(200):
+        connect(server, connections, address="127.0.0.2")
+    assert connections[100].recv(1) == b""  # closed for later ones
+    assert ask(other) == 200
+    assert other.sock is sock is not None  # it was not opened again
+    other.close()
+
+
+def test_unread_replies_make_room(serve: Serve, connections: list[socket.socket]) -> None:
+    """An address that has as many connections as a worker may have, and reads no replies, keeps nobody out."""
+    server = serve(WEB_CONCURRENCY="1", GUNICORN_CMD_ARGS="--worker-connections 50 --threads 4")
+    for _ in range(60):
+        client = connect(server, connections, receive_buffer=2048, address="127.0.0.2")
+        client.sendall(b"GET /openapi.json HTTP/1.1\r\nHost: localhost\r\n\r\n" * 60)
+    time.sleep(2)  # until the buffers of all connections are full
+    other = http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)
+    assert ask(other) == 200
+    other.close()
+
+
+def test_requests_that_have_ended_make_room(serve: Serve, connections: list[socket.socket]) -> None:
+    """The same for an address whose connections were all in threads when the last of them was accepted."""
+    server = serve(WEB_CONCURRENCY="1", GUNICORN_CMD_ARGS="--worker-connections 21 --threads 20")
+    body = b"A" * 1000
+    heads = [head(add(server, name), len(body)) for name in ("alice", "bob")]
+    for n in range(21):
+        connect(server, connections, address="127.0.0.2").sendall(heads[n % 2] + body[1:])
+        time.sleep(0.05)  # until it has a thread
+    for client in connections:
+        client.sendall(body[:1])
+    other = http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)
+    assert ask(other) == 200
+    other.close()
 
 
 def test_more_connections_than_files(serve: Serve, connections: list[socket.socket]) -> None:

@@ -4,7 +4,7 @@ import logging
 import re
 import socket
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from contextlib import suppress
 from http import HTTPStatus
 from types import SimpleNamespace
@@ -30,6 +30,7 @@ MAX_RECEIVED = 9 * 1024 * 1024
 HEAD_END = re.compile(rb"\r\n\r\n|(?<!\r)\n")  # a bare line feed is an error, whatever follows it
 KEEP_ALIVE, CLOSE = b"\r\nConnection: keep-alive\r\n", b"\r\nConnection: close\r\n"
 MAX_PIECES = 16  # sent at once
+MAPPED = "::ffff:"  # before an IPv4 address, on a port for both
 logger = logging.getLogger(__name__)
 
 
@@ -68,10 +69,19 @@ class Unreader(SocketUnreader):  # type: ignore[misc]  # gunicorn has no types
         return data
 
 
+def caller_of(client: Any) -> Hashable:
+    """Who is at an address: in IPv6 its first half tells, because one caller has the whole second half."""
+    address = client[0] if client else ""
+    if ":" not in address or address.startswith(MAPPED):
+        return address
+    return socket.inet_pton(socket.AF_INET6, address.partition("%")[0])[:8]
+
+
 class Connection:
     """A client's connection. Either the worker's loop or one of its threads uses it, never both.
 
     client, server: the addresses of its ends
+    caller: who it is from, for a fair share
     received: the bytes that follow the last request
     started: when the first byte of the current request came (time.monotonic)
     deadline: when the loop stops waiting for the client
@@ -81,6 +91,7 @@ class Connection:
     def __init__(self, sock: socket.socket, client: Any, server: Any) -> None:
         sock.settimeout(0)
         self.sock, self.client, self.server = sock, client, server
+        self.caller = caller_of(client)
         self.received = bytearray()
         self.started = self.deadline = time.monotonic()
         self.exchange = Exchange(self, self.deadline)

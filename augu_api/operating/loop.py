@@ -8,7 +8,6 @@ import selectors
 import socket
 import time
 import uuid
-from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -18,11 +17,11 @@ from gunicorn.workers.gthread import ThreadWorker  # type: ignore[import-untyped
 
 from augu_api.operating.connections import MAX_DISCARDED, MAX_HEAD, Connection, failure
 from augu_api.operating.pending import Pending
+from augu_api.operating.waiting import Step, Waiting
 
 STATUSES = {errors.LimitRequestLine: 414, errors.LimitRequestHeaders: 431, errors.UnsupportedTransferCoding: 501}
 PIECE = 64 * 1024  # bytes read at once
 TICK = 0.01  # seconds between two looks at connections that have to wait
-Step = Callable[[Connection], None]
 
 
 class Loop(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
@@ -47,7 +46,7 @@ class Loop(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.wsgi: Any
-        self._steps: dict[Connection, Step] = {}  # of the connections in the loop, the longest waiting first
+        self._waiting = Waiting()
         self._pending = Pending[Connection]()
         self._paused: dict[Connection, None] = {}  # those of them that may not be read from yet
         self._allowance = 0.0  # bytes that may be discarded
@@ -63,16 +62,21 @@ class Loop(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
         self._await(conn, self._receive, self.cfg.keepalive)
         self._receive(conn)
 
-    def close_the_oldest(self) -> None:
-        """Make room: close the connection that has been waiting for its client the longest."""
-        oldest = next((conn for conn, step in self._steps.items() if step != self._send), None)
-        if oldest:
-            self._close(oldest)
+    def make_room(self) -> None:
+        """Close a connection of the caller with the most, so that nobody can keep the others out.
+
+        One that has to read a reply, or waits for a thread, is closed only if the caller has no other.
+        """
+        conn = self._waiting.dispensable(self._send, self._start)
+        if conn:
+            if self._waiting.step(conn) == self._start:
+                self._pending.remove(conn.caller, conn)
+            self._close(conn)
 
     def hurry(self) -> None:
         """Wait no longer than `linger_seconds` from now for requests, and for clients to close."""
         soon = time.monotonic() + self.linger_seconds
-        for conn, step in self._steps.items():
+        for conn, step in self._waiting:
             if step in (self._receive, self._linger):
                 conn.deadline = min(conn.deadline, soon)
 
@@ -94,7 +98,8 @@ class Loop(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
     def _look_for_head(self, conn: Connection, searched: int = 0) -> None:
         if conn.has_head(searched):
             self._forget(conn)
-            self._pending.add(conn.client[0] if conn.client else "", conn)
+            self._waiting.add(conn, self._start)
+            self._pending.add(conn.caller, conn)
             self._hand_out()
         elif len(conn.received) > MAX_HEAD:
             self._fail(conn, errors.LimitRequestHeaders())
@@ -102,7 +107,11 @@ class Loop(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
 
     def _hand_out(self) -> None:
         while conn := self._pending.next():
-            self.enqueue_req(conn)
+            self._start(conn)
+
+    def _start(self, conn: Connection) -> None:
+        self._forget(conn)
+        self.enqueue_req(conn)
 
     def handle(self, conn: Connection) -> bool:
         """Handle a request in a thread; whether the client is still there."""
@@ -152,7 +161,7 @@ class Loop(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
             self._close(conn)
             return
         if not sent:
-            if self._steps.get(conn) != self._send:
+            if self._waiting.step(conn) != self._send:
                 self._await(conn, self._send, self.write_seconds, selectors.EVENT_WRITE)
             return
         conn.exchange.end()
@@ -194,17 +203,17 @@ class Loop(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
         conn.deadline = time.monotonic() + seconds
         if step in (self._discard, self._linger):
             conn.deadline = min(conn.deadline, conn.started + self.write_seconds)
-        if self._steps.get(conn) != step:
+        if self._waiting.step(conn) != step:
             self._forget(conn)
-            self._steps[conn] = step
+            self._waiting.add(conn, step)
             self.poller.register(conn.sock, event, partial(self._take, conn))
 
     def _take(self, conn: Connection, _: Any) -> None:
-        if step := self._steps.get(conn):  # none if an earlier event of the same round has closed the connection
+        if step := self._waiting.step(conn):  # none if an earlier event of the same round has closed the connection
             step(conn)
 
     def _forget(self, conn: Connection) -> None:
-        if self._steps.pop(conn, None) and conn not in self._paused:
+        if self._waiting.remove(conn) not in (None, self._start) and conn not in self._paused:
             self.poller.unregister(conn.sock)
         self._paused.pop(conn, None)
 
@@ -247,15 +256,17 @@ class Loop(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
 
     def wait_for_and_dispatch_events(self, timeout: float) -> None:
         """Wait for clients and threads, take the next steps, and go on with what was pending or paused."""
+        if self.nr_conns >= self.worker_connections:  # gunicorn accepts none, and some may have been in threads before
+            self.make_room()
         super().wait_for_and_dispatch_events(TICK if self._paused or self._pending else timeout)
         self._hand_out()
         now = time.monotonic()
         self._allowance = min(self._allowance + (now - self._refilled) * self.discard_rate, self.discard_rate / 10)
         self._refilled = now
         for conn in list(self._paused)[: max(0, int(self._allowance / PIECE))]:
-            step = self._steps[conn]
-            self._forget(conn)
-            self._await(conn, step, self.stall_seconds)
+            if step := self._waiting.step(conn):
+                self._forget(conn)
+                self._await(conn, step, self.stall_seconds)
 
     def murder_pending(self) -> None:
         """End what has taken too long."""
@@ -263,8 +274,10 @@ class Loop(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
         if now < self._swept + 0.5:
             return
         self._swept = now
-        for conn in [conn for conn in self._steps if now > conn.deadline and conn not in self._paused]:
-            if self._steps[conn] == self._discard:
+        for conn, step in self._waiting:
+            if now <= conn.deadline or step == self._start or conn in self._paused:
+                continue
+            if step == self._discard:
                 conn.exchange.give_up()
                 self._send(conn)
             else:
@@ -272,5 +285,5 @@ class Loop(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
 
     def murder_keepalived(self, force: bool = False) -> None:  # noqa: FBT001, FBT002 - gunicorn's signature
         """Close what is left when the worker exits; connections between requests are `murder_pending`'s."""
-        for conn in list(self._steps) if force else ():
+        for conn, _ in self._waiting if force else ():
             self._close(conn)

@@ -31,6 +31,10 @@ class Pending(Generic[Request]):
         """Let a request wait."""
         self._waiting.put(address, request)
 
+    def remove(self, address: Hashable, request: Request) -> None:
+        """Forget a request that waits."""
+        self._waiting.remove(address, request)
+
     def next(self) -> Request | None:
         """The next request for a thread, if there is one and it is not too early for it."""
         if not self._waiting or self._counted() >= AT_ONCE:

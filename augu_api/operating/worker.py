@@ -89,12 +89,12 @@ class FairWorker(Loop):
             sock, client = listener.accept()
         except OSError as error:
             if error.errno in (errno.EMFILE, errno.ENFILE):
-                self.close_the_oldest()
+                self.make_room()
             elif error.errno not in (errno.EAGAIN, errno.ECONNABORTED):
                 raise
             return False
         if self.nr_conns >= self.worker_connections - 1:  # with as many, gunicorn would accept no more
-            self.close_the_oldest()
+            self.make_room()
         self.add(Connection(sock, client, listener.getsockname()))
         return True
 
