@@ -27,6 +27,9 @@ MAX_DISCARDED = 16 * 1024 * 1024
 MAX_RECEIVED = 9 * 1024 * 1024
 """Bytes of a request that are read for the application. A body in chunks could come with any number beside its own."""
 
+PARSE_SECONDS = 0.1
+"""Processor time that the chunks of a body may take to be taken apart: gunicorn takes seconds for some megabytes."""
+
 HEAD_END = re.compile(rb"\r\n\r\n|(?<!\r)\n")  # a bare line feed is an error, whatever follows it
 KEEP_ALIVE, CLOSE = b"\r\nConnection: keep-alive\r\n", b"\r\nConnection: close\r\n"
 MAX_PIECES = 16  # sent at once
@@ -45,13 +48,15 @@ class Peer(NamedTuple):
 class Unreader(SocketUnreader):  # type: ignore[misc]  # gunicorn has no types
     """The source of a request's bytes, which ends at a deadline (time.monotonic).
 
-    ended: whether the client has closed its side, was too slow, or has sent too much
+    ended: whether the client has closed its side, was too slow, has sent too much, or what costs too much
     """
 
     def __init__(self, sock: socket.socket, deadline: float) -> None:
         super().__init__(sock)
         self.deadline, self.left = deadline, MAX_RECEIVED
         self.ended = False
+        self._parsed = 0.0  # processor time that gunicorn took for what it got from here
+        self._gave: float | None = None  # when that was, on the clock of this thread
 
     def wait_until_deadline(self) -> None:
         """Let the next calls of the socket wait no longer than that; they raise TimeoutError."""
@@ -60,12 +65,15 @@ class Unreader(SocketUnreader):  # type: ignore[misc]  # gunicorn has no types
     def chunk(self, size_hint: int | None = None) -> bytes:
         """The next bytes from the client; none at the end."""
         data = b""
-        if self.left > 0:
+        if self._gave is not None:
+            self._parsed += time.thread_time() - self._gave
+        if self.left > 0 and self._parsed < PARSE_SECONDS:
             with suppress(TimeoutError):
                 self.wait_until_deadline()
                 data = super().chunk(size_hint)
         self.left -= len(data)
         self.ended = not data
+        self._gave = time.thread_time()
         return data
 
 

@@ -5,15 +5,14 @@ Everything here but `Request.receive` and `check_head` is called within the turn
 
 import json
 import re
-import time
-from collections.abc import Iterator
+from functools import partial
 from io import BytesIO
 from typing import IO, Any, cast
 from urllib.parse import unquote_to_bytes
 
 import flask
 from marshmallow import ValidationError
-from werkzeug.exceptions import HTTPException, RequestHeaderFieldsTooLarge
+from werkzeug.exceptions import HTTPException, RequestEntityTooLarge, RequestHeaderFieldsTooLarge
 from werkzeug.utils import cached_property
 
 MAX_BODY = 8 * 1024 * 1024  # 5 MB are 6.7 MB as base64; line breaks and escapes add to that
@@ -22,7 +21,7 @@ MAX_FIELDS = 100  # of a form
 MAX_MARKS = 1000  # of JSON: a photo with 100 other fields has 600
 MAX_ESCAPES = 1000  # of a form, without those that base64 needs
 MAX_PART_HEAD = 1024  # bytes: the delimiter and the headers of a part
-STEP, STEP_SECONDS = 16 * 1024, 0.1  # of chunked bodies: bytes at a time, and processor time in all
+STEP = 1024 * 1024  # bytes of a chunked body that are read at a time
 LOOKS_LIKE_JSON = re.compile(rb"(\xef\xbb\xbf)?\s*[{\[\"]")  # neither base64 nor a PNG starts like this
 MARKS = b'[{,:"'
 FORM = re.compile(rb"(^|&)data=")
@@ -54,16 +53,17 @@ class Request(flask.Request):
 
     @cached_property
     def stream(self) -> IO[bytes]:
-        """The body, read in one piece if its length is known: gunicorn copies the rest for each 64 KB otherwise."""
+        """The body, read in large pieces: gunicorn copies the rest for each 64 KB otherwise."""
         if self.failure:
             raise self.failure
         stream: IO[bytes] = super().stream
         try:
-            return BytesIO(stream.read(self.content_length) if self.content_length else b"".join(_chunks(stream)))
-        except (HTTPException, ValidationError, MemoryError):
+            pieces = iter(partial(stream.read, STEP), b"")
+            return BytesIO(stream.read(self.content_length) if self.content_length else b"".join(pieces))
+        except (RequestEntityTooLarge, MemoryError):
             raise
         except Exception:  # noqa: BLE001 - the server's own, and each server has others
-            raise ValidationError("The body ends too early, or its chunks are broken.", "data") from None
+            raise ValidationError("The body ends too early, or its chunks are broken or too small.", "data") from None
 
     @property
     def want_form_data_parsed(self) -> bool:
@@ -84,15 +84,6 @@ class Request(flask.Request):
 
 
 request = cast("Request", flask.request)  # the current one
-
-
-def _chunks(stream: IO[bytes]) -> Iterator[bytes]:
-    """The pieces of a body of unknown length. gunicorn takes 2 seconds for a megabyte in chunks of a single byte."""
-    start = time.thread_time()
-    while piece := stream.read(STEP):
-        yield piece
-        if time.thread_time() > start + STEP_SECONDS:
-            raise ValidationError("The body comes in too many small chunks.", "data")
 
 
 def _has_short_heads(body: bytes, delimiter: bytes, max_parts: int) -> bool:
