@@ -278,6 +278,26 @@ def test_refused_bodies_are_read_at_a_limited_rate(serve: Serve) -> None:
     assert time.monotonic() > start + 2.5  # 6 MB, less the tenth of a second that may be saved up
 
 
+def test_refused_bodies_of_another_address(serve: Serve) -> None:
+    """A refusal does not wait for the many bodies that another address sends: addresses take turns to be read from."""
+    server = serve(WEB_CONCURRENCY="1", GUNICORN_CMD_ARGS="--worker-class tests.test_worker.SlowDiscards")
+    replies: list[int] = []
+
+    def upload(source: str) -> None:
+        replies.append(call(server.port, OBJECTS, b"A" * 500_000, source=source).status)
+
+    uploads = [Thread(target=upload, args=("127.0.0.2",)) for _ in range(40)]
+    for thread in uploads:
+        thread.start()
+    time.sleep(0.5)
+    start = time.monotonic()
+    upload("127.0.0.1")
+    assert time.monotonic() < start + 4  # 20.5 MB take 10 seconds
+    for thread in uploads:
+        thread.join(60)
+    assert replies == [401] * 41
+
+
 def test_a_client_that_asks_before_it_sends(narrow: Server) -> None:
     """With `Expect: 100-continue`, a client is told to send its body only if it is not refused without it."""
     body = photo("chelsea")

@@ -15,6 +15,7 @@ from typing import Any
 from gunicorn.http import errors  # type: ignore[import-untyped]  # gunicorn has no types
 from gunicorn.workers.gthread import ThreadWorker  # type: ignore[import-untyped]  # gunicorn has no types
 
+from augu_api.fair import FairQueue
 from augu_api.operating.connections import MAX_DISCARDED, MAX_HEAD, Connection, failure
 from augu_api.operating.pending import Pending
 from augu_api.operating.waiting import Step, Waiting
@@ -48,7 +49,8 @@ class Loop(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
         self.wsgi: Any
         self._waiting = Waiting()
         self._pending = Pending[Connection]()
-        self._paused: dict[Connection, None] = {}  # those of them that may not be read from yet
+        self._paused: set[Connection] = set()  # those of them that may not be read from yet
+        self._resumed = FairQueue[Connection]()  # the same ones, whose callers take turns
         self._allowance = 0.0  # bytes that may be discarded
         self._refilled = self._swept = time.monotonic()
 
@@ -213,9 +215,12 @@ class Loop(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
             step(conn)
 
     def _forget(self, conn: Connection) -> None:
-        if self._waiting.remove(conn) not in (None, self._start) and conn not in self._paused:
+        step = self._waiting.remove(conn)
+        if conn in self._paused:
+            self._paused.remove(conn)
+            self._resumed.remove(conn.caller, conn)
+        elif step not in (None, self._start):
             self.poller.unregister(conn.sock)
-        self._paused.pop(conn, None)
 
     def _close(self, conn: Connection) -> None:
         self._forget(conn)
@@ -236,7 +241,8 @@ class Loop(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
         """The same at the pace of `discard_rate`: None also if the connection has to wait."""
         if self._allowance <= 0:
             self.poller.unregister(conn.sock)
-            self._paused[conn] = None
+            self._paused.add(conn)
+            self._resumed.put(conn.caller, conn)
             return None
         data = self._read(conn, size)
         self._allowance -= len(data or b"")
@@ -263,10 +269,13 @@ class Loop(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
         now = time.monotonic()
         self._allowance = min(self._allowance + (now - self._refilled) * self.discard_rate, self.discard_rate / 10)
         self._refilled = now
-        for conn in list(self._paused)[: max(0, int(self._allowance / PIECE))]:
-            if step := self._waiting.step(conn):
-                self._forget(conn)
-                self._await(conn, step, self.stall_seconds)
+        for _ in range(min(len(self._paused), max(0, int(self._allowance / PIECE)))):
+            self._resume(self._resumed.get())
+
+    def _resume(self, conn: Connection) -> None:
+        self._paused.remove(conn)
+        if step := self._waiting.remove(conn):
+            self._await(conn, step, self.stall_seconds)
 
     def murder_pending(self) -> None:
         """End what has taken too long."""
