@@ -208,6 +208,15 @@ def test_more_connections_than_files(serve: Serve, connections: list[socket.sock
     assert "Traceback" not in server.log.read_text()
 
 
+def test_connections_leave_files(serve: Serve, connections: list[socket.socket]) -> None:
+    """Where few files may be open, connections leave those that the database, the model and the metrics need."""
+    server = serve(WEB_CONCURRENCY="1", within=("prlimit", "--nofile=400:400"))
+    for _ in range(450):
+        connect(server, connections)
+    assert call(server.port, "/health/live").status == 200
+    assert sockets(server.workers[0]) <= 200
+
+
 def test_clients_that_do_not_close(narrow: Server, connections: list[socket.socket]) -> None:
     """A worker that has closed its side of a connection serves others while it waits for the client to close."""
     for _ in range(10):

@@ -42,7 +42,9 @@ class FairWorker(Loop):
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         wanted = self.worker_connections + SPARE_FILES
         if soft != resource.RLIM_INFINITY and soft < wanted:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted if hard == -1 else min(wanted, hard), hard))
+            files = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (files, hard))
+            self.worker_connections = min(self.worker_connections, max(files - SPARE_FILES, files // 2))
         super().init_process()
 
     def load_wsgi(self) -> None:
