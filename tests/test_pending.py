@@ -41,7 +41,7 @@ def test_the_last_owner_waits() -> None:
 def test_a_few_requests_at_once() -> None:
     """Only a few requests are given out; the next follows when one ends, or has taken so long that it must wait."""
     now = 100.0
-    pending = Pending[int](clock=lambda: now)
+    pending = Pending[int](60, clock=lambda: now)
     assert pending.next() is None
     for number in range(3 * AT_ONCE):
         pending.add("a", number)
@@ -52,9 +52,22 @@ def test_a_few_requests_at_once() -> None:
     assert [pending.next() for _ in range(AT_ONCE + 1)] == [*range(AT_ONCE + 1, 2 * AT_ONCE + 1), None]
 
 
+def test_as_many_requests_as_threads() -> None:
+    """While all threads are busy, however long, requests wait here, where addresses take turns."""
+    now = 100.0
+    pending = Pending[int](2, clock=lambda: now)
+    for number in range(4):
+        pending.add("a", number)
+    assert [pending.next(), pending.next()] == [0, 1]
+    now += COUNTED_SECONDS * 2
+    assert pending.next() is None
+    pending.end(0)
+    assert [pending.next(), pending.next()] == [2, None]
+
+
 def test_another_address_is_next() -> None:
     """A request does not wait for the many that another address has sent before."""
-    pending = Pending[str]()
+    pending = Pending[str](60)
     for number in range(100):
         pending.add("127.0.0.2", f"flood {number}")
     for _ in range(AT_ONCE):
@@ -66,7 +79,7 @@ def test_another_address_is_next() -> None:
 
 def test_a_removed_request_is_not_given_out() -> None:
     """A request whose connection is closed while it waits gets no thread; the others keep their order."""
-    pending = Pending[str]()
+    pending = Pending[str](60)
     for request in ("a1", "a2", "b1"):
         pending.add(request[0], request)
     pending.remove("b", "b1")

@@ -47,8 +47,9 @@ class Loop(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.wsgi: Any
+        self.worker_connections: int
         self._waiting = Waiting()
-        self._pending = Pending[Connection]()
+        self._pending = Pending[Connection](self.cfg.threads)
         self._paused: set[Connection] = set()  # those of them that may not be read from yet
         self._resumed = FairQueue[Connection]()  # the same ones, whose callers take turns
         self._allowance = 0.0  # bytes that may be discarded

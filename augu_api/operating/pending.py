@@ -16,11 +16,12 @@ class Pending(Generic[Request]):
 
     Threads that compute wait for the interpreter lock, and among dozens of them a health check would wait too long. So
     only a few requests are given out at once. One that takes longer than 30 ms counts no more: it waits for its body,
-    for the detector or for the database.
+    for the detector or for the database. There are never more than there are threads, or the rest would wait in the
+    order they came.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
+    def __init__(self, threads: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._threads, self._clock = threads, clock
         self._waiting = FairQueue[Request]()
         self._handled: dict[Request, float] = {}  # when each was given out
 
@@ -37,7 +38,7 @@ class Pending(Generic[Request]):
 
     def next(self) -> Request | None:
         """The next request for a thread, if there is one and it is not too early for it."""
-        if not self._waiting or self._counted() >= AT_ONCE:
+        if not self._waiting or len(self._handled) >= self._threads or self._counted() >= AT_ONCE:
             return None
         request = self._waiting.get()
         self._handled[request] = self._clock()
