@@ -184,21 +184,6 @@ def test_unread_replies_make_room(serve: Serve, connections: list[socket.socket]
     other.close()
 
 
-def test_requests_that_have_ended_make_room(serve: Serve, connections: list[socket.socket]) -> None:
-    """The same for an address whose connections were all in threads when the last of them was accepted."""
-    server = serve(WEB_CONCURRENCY="1", GUNICORN_CMD_ARGS="--worker-connections 21 --threads 20")
-    body = b"A" * 1000
-    heads = [head(add(server, name), len(body)) for name in ("alice", "bob")]
-    for n in range(21):
-        connect(server, connections, address="127.0.0.2").sendall(heads[n % 2] + body[1:])
-        time.sleep(0.05)  # until it has a thread
-    for client in connections:
-        client.sendall(body[:1])
-    other = http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)
-    assert ask(other) == 200
-    other.close()
-
-
 def test_more_connections_than_files(serve: Serve, connections: list[socket.socket]) -> None:
     """A worker that may open no more files closes idle connections, and goes on."""
     server = serve(WEB_CONCURRENCY="1", within=("prlimit", "--nofile=100:100"))

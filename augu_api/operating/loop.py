@@ -263,8 +263,6 @@ class Loop(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
 
     def wait_for_and_dispatch_events(self, timeout: float) -> None:
         """Wait for clients and threads, take the next steps, and go on with what was pending or paused."""
-        if self.nr_conns >= self.worker_connections:  # gunicorn accepts none, and some may have been in threads before
-            self.make_room()
         super().wait_for_and_dispatch_events(TICK if self._paused or self._pending else timeout)
         self._hand_out()
         now = time.monotonic()
