@@ -19,16 +19,16 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFile
 
 from augu_api.photos.checks import MAX_SEGMENTS, ImageRejected, check_length, check_pixels
-from augu_api.photos.scanlines import CORRUPT, Inflated, png, strips
+from augu_api.photos.scanlines import CORRUPT, Inflated, Layout, png, strips
 from augu_api.photos.scanlines import SIGNATURE as FIRST
 
 SIGNATURE = FIRST
-STRIP = 1 << 19  # pixels; the C library keeps pieces of memory of this size for the next strip
+STRIP = 1 << 16  # pixels, which stay in the processor's cache and block other threads for a millisecond at most
 MAX_WIDTH = 1 << 19  # a row of 64-bit pixels takes 4 MB, and two rows are needed at a time
 PIXEL_CHUNKS = frozenset((b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"))
 UNIQUE = {b"IHDR": "header", b"PLTE": "palette", b"tRNS": "transparency"}
 CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by colour type
-WHOLE_BYTES = {0: "L", 2: "RGB", 6: "RGBA"}  # by colour type: Pillow's mode for samples of 8 bits
+WHOLE_BYTES = {0: "L", 2: "RGB", 6: "RGBA"}  # by colour type: Pillow's mode for samples of a byte
 DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}
 BROKEN = (OSError, ValueError, SyntaxError, struct.error, IndexError)  # what Pillow raises
 ROWS = ((0, 0, 1, 1),)  # not interlaced: one pass over all pixels; x, y, and the steps to the next ones
@@ -50,6 +50,11 @@ class Header(NamedTuple):
     def bits(self) -> int:
         """The bits of a pixel."""
         return self.depth * CHANNELS[self.colour]
+
+    @property
+    def halved(self) -> bool:
+        """Whether only the high bytes of its samples of 16 bits are used: all but grey ones, which are rounded."""
+        return self.depth == 16 and self.colour != 0
 
 
 Convert = Callable[[NDArray[np.uint8], Header], NDArray[np.uint8]]
@@ -137,18 +142,20 @@ def _strips(header: Header, inflated: Inflated, convert: Convert) -> Iterator[ND
     stride = (header.width * header.bits + 7) // 8
     if stride:  # a pass without columns has no rows either
         rows = max(1, STRIP // header.width)
-        for strip in strips(inflated, header.height, stride, max(1, header.bits // 8), rows):
+        layout = Layout(stride, max(1, header.bits // 8), header.halved)
+        for strip in strips(inflated, layout, header.height, rows):
             yield convert(strip, header._replace(height=len(strip)))
 
 
 def _converter(header: Header, chunks: list[tuple[bytes, memoryview]]) -> Convert:
-    if header.depth == 8 and header.colour in WHOLE_BYTES and all(kind != b"tRNS" for kind, _ in chunks):
+    whole = header.halved or header.depth == 8
+    if whole and header.colour in WHOLE_BYTES and all(kind != b"tRNS" for kind, _ in chunks):
         return partial(_of_bytes, WHOLE_BYTES[header.colour])
     return partial(_of_samples, _described(chunks))
 
 
 def _of_bytes(mode: str, strip: NDArray[np.uint8], header: Header) -> NDArray[np.uint8]:
-    """The RGB pixels (H, W, 3) of 8-bit samples without palette or transparent colour."""
+    """The RGB pixels (H, W, 3) of samples of a byte, without palette or transparent colour."""
     if mode != "RGBA":
         grey = mode == "L"
         return (np.repeat(strip, 3, 1) if grey else strip).reshape(header.height, header.width, 3)
@@ -166,7 +173,9 @@ def _described(chunks: list[tuple[bytes, memoryview]]) -> ImageFile.ImageFile:
 
 def _of_samples(described: ImageFile.ImageFile, strip: NDArray[np.uint8], header: Header) -> NDArray[np.uint8]:
     """The RGB pixels (H, W, 3) of packed samples of any kind, as Pillow unpacks them."""
-    size, packing = (header.width, header.height), described.tile[0][3]
+    size, packing = (header.width, header.height), str(described.tile[0][3])
+    if header.halved:
+        packing = packing.removesuffix(";16B")
     try:
         image = Image.frombytes(described.mode, size, strip.ravel(), "raw", packing)
         if described.palette:
@@ -193,9 +202,10 @@ def on_white(image: Image.Image) -> Image.Image:
     """The image in RGB; transparency is laid over white."""
     if not image.has_transparency_data:
         return image if image.mode == "RGB" else image.convert("RGB")
-    image = image.convert("RGBA")
+    if image.mode not in ("LA", "RGBA"):
+        image = image.convert("RGBA")
     white = Image.new("RGB", image.size, "white")
-    white.paste(image, mask=image.getchannel("A"))
+    white.paste(image, mask=image)
     return white
 
 

@@ -5,6 +5,7 @@ above it, which goes in front of the strip without a filter.
 """
 
 import struct
+import zlib  # its crc32: after ISA-L's, SSE instructions of other libraries take up to twice as long
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
@@ -42,6 +43,17 @@ BY_STEP = {
 """A kind with as many bytes for each pixel. Filters know bytes only, so it serves all others of that size."""
 
 
+class Layout(NamedTuple):
+    """What a row is: `stride` bytes, in which a filter refers to the byte `step` bytes to the left.
+
+    halved: the samples have 16 bits, and only the high byte of each is wanted
+    """
+
+    stride: int
+    step: int
+    halved: bool
+
+
 class Inflated:
     """The bytes of a compressed stream, read piece by piece. ISA-L inflates twice as fast as zlib."""
 
@@ -68,26 +80,41 @@ class Inflated:
         return b"".join(pieces)
 
 
-def strips(inflated: Inflated, height: int, stride: int, step: int, rows: int) -> Iterator[NDArray[np.uint8]]:
-    """Yield `height` rows without their filters, `rows` at a time: arrays (rows, stride) of packed samples.
+def strips(inflated: Inflated, layout: Layout, height: int, rows: int) -> Iterator[NDArray[np.uint8]]:
+    """Yield `height` rows without their filters, `rows` at a time: arrays (rows, bytes) of packed samples.
 
-    A row has `stride` bytes, and a filter refers to the byte `step` bytes to the left. Raises ImageRejected.
+    Raises ImageRejected.
     """
+    stride, step, halved = layout
     above = b""
     for at in range(0, height, rows):
-        filtered = inflated.read(min(rows, height - at) * (1 + stride))
-        strip = np.frombuffer(filtered, np.uint8).reshape(-1, 1 + stride)
-        strip = _unfiltered(above, filtered, stride, step) if strip[:, 0].any() else np.ascontiguousarray(strip[:, 1:])
+        packed = inflated.read(min(rows, height - at) * (1 + stride))
+        filtered = _high_bytes(packed, stride) if halved else np.frombuffer(packed, np.uint8).reshape(-1, 1 + stride)
+        if filtered[:, 0].any():
+            strip = _unfiltered(above, filtered, step // (1 + halved))
+        else:
+            strip = np.ascontiguousarray(filtered[:, 1:])
         above = b"\0" + strip[-1].tobytes()
         yield strip
 
 
-def _unfiltered(above: bytes, filtered: bytes, stride: int, step: int) -> NDArray[np.uint8]:
+def _high_bytes(packed: bytes, stride: int) -> NDArray[np.uint8]:
+    """Filtered rows without the low bytes of their samples: a filter treats each byte of a pixel on its own."""
+    rows = len(packed) // (1 + stride)
+    halved = np.empty((rows, 1 + stride // 2), np.uint8)
+    halved[:, 0] = np.frombuffer(packed, np.uint8)[:: 1 + stride]
+    pairs = np.ndarray((rows, stride // 2), "<u2", packed, 1, (1 + stride, 2))  # the first byte of each is the lower
+    np.copyto(halved[:, 1:], pairs, casting="unsafe")  # five times as fast as by a slice with a step
+    return halved
+
+
+def _unfiltered(above: bytes, filtered: NDArray[np.uint8], step: int) -> NDArray[np.uint8]:
     """The rows without their filters, which the png crate, in memory-safe Rust, undoes four times as fast as Pillow."""
     kind = BY_STEP[step]
-    width, height = stride // step, (len(above) + len(filtered)) // (1 + stride)
+    rows, stride = len(filtered), filtered.shape[1] - 1
+    width, height = stride // step, rows + bool(above)
     header = struct.pack(">IIBBBBB", width, height, kind.depth, kind.colour, 0, 0, 0)
-    file = png(chunk(b"IHDR", header), above, filtered)
+    file = png(chunk(b"IHDR", header), above, filtered.ravel().data)
     decode = decode_image_png_u8 if kind.depth == 8 else decode_image_png_u16
     try:
         samples: NDArray[Any] = decode(file, (height, width), kind.name)
@@ -96,32 +123,29 @@ def _unfiltered(above: bytes, filtered: bytes, stride: int, step: int) -> NDArra
     except BaseException as error:  # a panic of Rust is no Exception, and its class is not public
         raise ImageRejected(CORRUPT) from error
     packed: NDArray[np.uint8] = (samples if kind.depth == 8 else samples.astype(">u2")).view(np.uint8)
-    return packed.reshape(height, stride)[1 if above else 0 :]
+    return packed.reshape(height, stride)[-rows:]
 
 
 def chunk(kind: bytes, body: bytes) -> bytes:
     """A chunk with its length and checksum."""
-    return struct.pack(">I", len(body)) + kind + body + isal_zlib.crc32(body, isal_zlib.crc32(kind)).to_bytes(4)
+    return struct.pack(">I", len(body)) + kind + body + zlib.crc32(body, zlib.crc32(kind)).to_bytes(4)
 
 
-def png(before: bytes, *rows: bytes) -> bytes:
+def png(before: bytes, *rows: bytes | memoryview) -> bytes:
     """A PNG file of these chunks and rows, whose pixels are not compressed."""
     blocks = list(_stored(rows))
-    length, checksum = sum(map(len, blocks)), isal_zlib.crc32(b"IDAT")
+    length, checksum = sum(map(len, blocks)), zlib.crc32(b"IDAT")
     for block in blocks:
-        checksum = isal_zlib.crc32(block, checksum)
+        checksum = zlib.crc32(block, checksum)
     return b"".join([SIGNATURE, before, struct.pack(">I", length), b"IDAT", *blocks, checksum.to_bytes(4), END])
 
 
-def _stored(data: Iterable[bytes]) -> Iterator[bytes | memoryview]:
-    """Yield a zlib stream of stored blocks (RFC 1950, RFC 1951 section 3.2.4)."""
-    checksum = 1
+def _stored(data: Iterable[bytes | memoryview]) -> Iterator[bytes | memoryview]:
+    """Yield a zlib stream of stored blocks (RFC 1950, RFC 1951 section 3.2.4), whose checksum no decoder here reads."""
     yield b"\x78\x01"
     for piece in data:
-        checksum = isal_zlib.adler32(piece, checksum)
         for at in range(0, len(piece), MAX_STORED):
             block = memoryview(piece)[at : at + MAX_STORED]
             yield struct.pack("<BHH", 0, len(block), ~len(block) & 0xFFFF)
             yield block
-    yield struct.pack("<BHH", 1, 0, 0xFFFF)
-    yield struct.pack(">I", checksum)
+    yield struct.pack("<BHHI", 1, 0, 0xFFFF, 0)
