@@ -44,7 +44,7 @@ def _resized(photo: NDArray[np.uint8], size: tuple[int, int]) -> Image.Image:
         first, last = max(0, int((top - 1) * step)), min(height, int((bottom + 1) * step) + 2)  # with the neighbours
         box = (0, top * step - first, width, bottom * step - first)
         rows = Image.fromarray(photo[first:last])
-        resized.paste(rows.resize((size[0], bottom - top), Image.Resampling.BILINEAR, box), (0, top))
+        resized.paste(rows.resize((size[0], bottom - top), Image.Resampling.BOX, box), (0, top))
     return resized
 
 
@@ -59,7 +59,8 @@ def annotated_png(image: Image.Image, found: Iterable[Detection]) -> bytes:
     """Draw the same on the image itself; returns a PNG as small as Pillow's fastest, made in a tenth of the time."""
     _draw(image, found)
     header = struct.pack(">IIBBBBB", *image.size, 8, 2, 0, 0, 0)  # 8 bits, RGB
-    return b"".join((SIGNATURE, chunk(b"IHDR", header), chunk(b"IDAT", b"".join(_compressed(image))), END))
+    pixels = (chunk(b"IDAT", piece) for piece in _compressed(image))
+    return b"".join((SIGNATURE, chunk(b"IHDR", header), *pixels, END))
 
 
 def _draw(image: Image.Image, found: Iterable[Detection]) -> None:
