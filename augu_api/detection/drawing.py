@@ -59,7 +59,7 @@ def annotated_png(image: Image.Image, found: Iterable[Detection]) -> bytes:
     """Draw the same on the image itself; returns a PNG as small as Pillow's fastest, made in a tenth of the time."""
     _draw(image, found)
     header = struct.pack(">IIBBBBB", *image.size, 8, 2, 0, 0, 0)  # 8 bits, RGB
-    pixels = (chunk(b"IDAT", piece) for piece in _compressed(image))
+    pixels = (chunk(b"IDAT", piece) for piece in _compressed(image) if piece)
     return b"".join((SIGNATURE, chunk(b"IHDR", header), *pixels, END))
 
 
