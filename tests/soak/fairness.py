@@ -15,6 +15,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import NamedTuple
 
+from augu_api.config import CORES
 from tests.helpers import OBJECTS
 from tests.servers import Postgres, Server, add, fronting, photo, serving
 from tests.soak.attacks import AMPLE, ATTACKS, BOTH, FRONTED, Attack, Seen, Target, attack
@@ -94,7 +95,9 @@ def installed(database: Postgres, way: str, coefficient: float = AMPLE) -> Itera
     with ExitStack() as closing:
         folder = Path(closing.enter_context(tempfile.TemporaryDirectory()))
         front = closing.enter_context(fronting(folder))
-        server = closing.enter_context(serving(folder))(DATABASE_URL=database.emptied(), AUGU_DEEPSTACK="1")
+        server = closing.enter_context(serving(folder))(
+            DATABASE_URL=database.emptied(), AUGU_DEEPSTACK="1", WEB_CONCURRENCY=str(CORES)
+        )
         token, attacker = add(server, "user", AMPLE), add(server, "attacker", coefficient)
         with ThreadPoolExecutor(4) as pool:
             for _ in range(20):

@@ -22,6 +22,7 @@ from typing import NamedTuple
 
 import psutil
 
+from augu_api.config import CORES
 from tests.helpers import OBJECTS, wait_until
 from tests.hostile import ask, bodies, lines, photos, tokens
 from tests.servers import Postgres, Server, add, fronting, photo, serving
@@ -318,7 +319,7 @@ def run(seconds: float, _: str) -> list[Row]:
         closing.callback(database.remove)
         folder = Path(closing.enter_context(tempfile.TemporaryDirectory()))
         front = closing.enter_context(fronting(folder))
-        server = closing.enter_context(serving(folder))(DATABASE_URL=database.emptied())
+        server = closing.enter_context(serving(folder))(DATABASE_URL=database.emptied(), WEB_CONCURRENCY=str(CORES))
         installation = Installation(server, front(server.port), database)
         users = [add(server, f"user{n}", 1000) for n in range(USERS)]
         counter = add(server, "counter", LIMIT / 60)
