@@ -7,6 +7,7 @@ is skipped, or fails if AUGU_TEST_ALL=1. AUGU_SHARED names a folder with labelle
 
 import base64
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
@@ -24,6 +25,7 @@ from augu_api.app import create_app
 from augu_api.config import Settings
 from augu_api.detection import Detector
 from augu_api.detection.engines import load
+from augu_api.store import database
 from augu_api.web.service import KEY, Service
 from tests.helpers import AddUser, AtOnce, FakeDetector, MakeApp, add_user_to, after, missing, png_of
 
@@ -34,10 +36,20 @@ photos.configure()  # as every program does when it starts
 # --- the application with a fake detector
 
 
+@pytest.fixture(scope="session")
+def empty_tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A SQLite database without users, because migrating one for each test takes long."""
+    path = tmp_path_factory.mktemp("tables") / "augu.db"
+    database.connect_upgraded(f"sqlite:///{path}").dispose()
+    return path
+
+
 @pytest.fixture
-def settings(tmp_path: Path) -> Settings:
+def settings(tmp_path: Path, empty_tables: Path) -> Settings:
     """The default settings, with a data folder of the test's own."""
-    return Settings.from_env({"AUGU_DATA_DIR": str(tmp_path / "data")})
+    settings = Settings.from_env({"AUGU_DATA_DIR": str(tmp_path / "data")})
+    shutil.copy(empty_tables, settings.data_dir)
+    return settings
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 from sqlalchemy import Engine
 
-from augu_api.store import database
+from augu_api.store import database, migrate
 from tests.helpers import missing, needed
 from tests.servers import Nginx, Postgres, Redis, Serve, fronting, serving
 
@@ -57,7 +57,7 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 def engine(database_url: str) -> Iterator[Engine]:
     """A database with tables, of either kind."""
     engine = database.connect(database_url)
-    database.upgrade(engine)
+    migrate.upgrade(engine)
     yield engine
     engine.dispose()
 

@@ -20,7 +20,7 @@ from sqlalchemy.orm import Session
 from augu_api import tokens
 from augu_api.config import ROOT, Settings, SettingsError
 from augu_api.operating.cli import main
-from augu_api.store import accounts, database
+from augu_api.store import accounts, database, migrate
 from augu_api.store.models import User
 from augu_api.store.quotas import Quotas
 from augu_api.tokens import Token
@@ -287,7 +287,7 @@ def test_an_existing_database_is_hidden_from_others(tmp_path: Path) -> None:
     path.touch()
     path.chmod(0o664)
     engine = database.connect(f"sqlite:///{path}")
-    database.upgrade(engine)
+    migrate.upgrade(engine)
     assert modes(tmp_path) == dict.fromkeys(("augu.db", "augu.db-wal", "augu.db-shm"), "0o660")
     engine.dispose()
 
@@ -383,7 +383,7 @@ def test_a_running_server_shows_no_secret(serve: Serve, postgres: str) -> None:
 def gone(url: str) -> None:
     """Drop the tables."""
     engine = database.connect(url.replace("postgresql:", "postgresql+psycopg:"))
-    database.downgrade(engine, "base")
+    migrate.downgrade(engine, "base")
     engine.dispose()
 
 

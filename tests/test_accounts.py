@@ -16,14 +16,13 @@ from sqlalchemy.orm import Session
 from augu_api.app import create_app
 from augu_api.config import Settings
 from augu_api.flags import DEFAULT_FLAGS, Flag
-from augu_api.store import accounts, database
+from augu_api.store import accounts, database, migrate
 from augu_api.store.accounts import AccountError
 from augu_api.store.models import Base, User
 from augu_api.tokens import Token
 from augu_api.web.service import KEY
 from tests.helpers import AtOnce
 
-HEAD = "0001"
 
 
 @pytest.fixture
@@ -185,19 +184,24 @@ def test_models_are_migrated(engine: Engine) -> None:
         assert compare_metadata(MigrationContext.configure(connection), Base.metadata) == []
 
 
+def test_the_newest_revision() -> None:
+    """The revision that a start compares the tables with is the newest one."""
+    assert migrate.revisions()[0] == database.NEWEST
+
+
 def test_upgrade_downgrade_upgrade(database_url: str) -> None:
     """The tables can be created, dropped and created again; a second upgrade keeps their rows."""
     engine = database.connect(database_url)
     assert database.current(engine) is None
     for _ in range(2):
-        database.upgrade(engine)
+        migrate.upgrade(engine)
         with Session(engine) as session, session.begin():
             accounts.create(session, "alice")
-        database.upgrade(engine)
-        assert database.current(engine) == HEAD
+        migrate.upgrade(engine)
+        assert database.current(engine) == database.NEWEST
         with Session(engine) as session:
             assert [user.name for user in accounts.all_users(session)] == ["alice"]
-        database.downgrade(engine, "base")
+        migrate.downgrade(engine, "base")
         assert database.current(engine) is None
         assert inspect(engine).get_table_names() == ["alembic_version"]
     engine.dispose()
@@ -220,10 +224,10 @@ def start_in(folder: Path, url: str) -> str | None:
 @pytest.mark.parametrize("round_", range(5))
 def test_start_at_once(tmp_path: Path, database_url: str, at_once: AtOnce, round_: int) -> None:
     """8 processes that start at once without a database all start, and create it once."""
-    assert at_once(start_in, tmp_path, database_url) == [HEAD] * 8
+    assert at_once(start_in, tmp_path, database_url) == [database.NEWEST] * 8
     engine = database.connect(database_url)
     with engine.connect() as connection:
-        assert connection.execute(text("SELECT version_num FROM alembic_version")).all() == [(HEAD,)]
+        assert connection.execute(text("SELECT version_num FROM alembic_version")).all() == [(database.NEWEST,)]
     assert set(inspect(engine).get_table_names()) == {"alembic_version", "counts", "users"}
     engine.dispose()
 

@@ -23,7 +23,7 @@ from augu_api.config import ROOT, Settings
 from augu_api.detection import Detection
 from augu_api.operating.cli import main
 from augu_api.operating.doctor import Finding, State, serving, storage
-from augu_api.store import database
+from augu_api.store import database, migrate
 from tests.helpers import BIN, FakeDetector, free_port
 from tests.servers import augu_api
 
@@ -115,7 +115,7 @@ def test_while_it_serves(kind: str, request: pytest.FixtureRequest, folder: Path
         settings = settings_of(folder, DATABASE_URL=request.getfixturevalue("postgres"))
     folder.mkdir()
     engine = database.connect(settings.database_url)
-    database.upgrade(engine)
+    migrate.upgrade(engine)
     with database.one_statement(engine).connect() as reader:
         for check in (storage.database, storage.clock):
             assert worst(check, settings).state == "ok"
@@ -242,7 +242,7 @@ def test_postgresql(postgres: str, tmp_path: Path) -> None:
     settings = settings_of(tmp_path, DATABASE_URL=postgres)
     assert worst(storage.database, settings).state == "warning"
     engine = database.connect(settings.database_url)
-    database.upgrade(engine)
+    migrate.upgrade(engine)
     engine.dispose()
     assert worst(storage.database, settings).state == "ok"
     with psycopg.connect(postgres, autocommit=True) as connection:
@@ -265,7 +265,7 @@ def test_the_clock(used: Path, postgres: str) -> None:
     assert (found.state, "behind the newest token" in found.found) == ("problem", True)
     settings = settings_of(used, DATABASE_URL=postgres)
     engine = create_engine(settings.database_url)
-    database.upgrade(engine)
+    migrate.upgrade(engine)
     engine.dispose()
     assert worst(storage.clock, settings).state == "ok"
     [found] = storage.clock(settings, lambda: time.time() - 100)

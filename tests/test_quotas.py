@@ -24,7 +24,7 @@ from sqlalchemy.orm import Session
 
 from augu_api.app import create_app
 from augu_api.config import STORAGE_SCHEMES, Settings
-from augu_api.store import accounts, database
+from augu_api.store import accounts, database, migrate
 from augu_api.store.models import Count, User
 from augu_api.store.quotas import DatabaseStorage, QuotaExceeded, Quotas
 from augu_api.web.service import KEY
@@ -146,7 +146,7 @@ CALLS: dict[str, Callable[[DatabaseStorage], object]] = {
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
 def test_no_table(engine: Engine, storage: DatabaseStorage, call: Callable[[DatabaseStorage], object]) -> None:
     """Every method raises StorageError if the table is missing, and never returns a number."""
-    database.downgrade(engine, "base")
+    migrate.downgrade(engine, "base")
     with pytest.raises(StorageError):
         call(storage)
 

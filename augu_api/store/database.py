@@ -1,20 +1,16 @@
-"""Connect to the application's database and migrate its tables."""
+"""Connect to the application's database."""
 
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from alembic import command
-from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
-from alembic.util import CommandError
 from limits.errors import StorageError
-from sqlalchemy import URL, Connection, Dialect, Engine, NullPool, create_engine, event, make_url, text
+from sqlalchemy import URL, Connection, Dialect, Engine, NullPool, create_engine, event, inspect, make_url, text
 from sqlalchemy.engine.interfaces import DBAPIConnection, DBAPICursor
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from sqlalchemy.pool import ConnectionPoolEntry
@@ -25,7 +21,7 @@ from augu_api.folders import hide
 BUSY_SECONDS = 30
 INSTALL = "pip install 'augu-api[{}]'"
 TIMEOUTS = {"connect_timeout": "5", "tcp_user_timeout": "5000"}  # libpq's names: seconds, milliseconds
-MIGRATION_LOCK = 0x61756775  # an arbitrary number, the same in every process of the application
+NEWEST = "0001"  # the newest revision in migrations/versions
 
 
 def connect(url: str) -> Engine:
@@ -51,11 +47,18 @@ def connect(url: str) -> Engine:
 def connect_upgraded(url: str) -> Engine:
     """An engine for a database whose tables are first migrated to the newest revision. Raises SettingsError."""
     engine = connect(url)
-    try:
-        upgrade(engine)
-    except CommandError as error:
-        raise SettingsError(f"DATABASE_URL: the tables are of a newer release: {error}") from error
+    if current(engine) != NEWEST:
+        import_module("augu_api.store.migrate").to_newest(engine)  # Alembic takes 0.1 s to import
     return engine
+
+
+def current(engine: Engine) -> str | None:
+    """The revision of the tables, or None if there are none."""
+    with one_statement(engine).connect() as connection:
+        if not inspect(connection).has_table("alembic_version"):
+            return None
+        revision: str | None = connection.scalar(text("SELECT version_num FROM alembic_version"))
+        return revision
 
 
 @contextmanager
@@ -158,39 +161,3 @@ def _begin_sqlite(connection: Connection) -> None:
     """Take the write lock at the start: a transaction that asks for it later fails instead of waiting."""
     if connection.get_execution_options().get("isolation_level") != "AUTOCOMMIT":
         connection.exec_driver_sql("BEGIN IMMEDIATE")
-
-
-def upgrade(engine: Engine, revision: str = "head") -> None:
-    """Migrate the tables up to `revision`; if several processes try at once, one of them does it."""
-    _migrate(engine, command.upgrade, revision)
-
-
-def downgrade(engine: Engine, revision: str) -> None:
-    """Migrate the tables down to `revision`."""
-    _migrate(engine, command.downgrade, revision)
-
-
-def current(engine: Engine) -> str | None:
-    """The revision of the tables, or None if there are none."""
-    with engine.connect() as connection:
-        return MigrationContext.configure(connection).get_current_revision()
-
-
-def revisions() -> list[str]:
-    """The revisions known to this release, newest first."""
-    return [script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions()]
-
-
-def _config() -> Config:
-    config = Config()
-    config.set_main_option("script_location", str(Path(__file__).with_name("migrations")).replace("%", "%%"))
-    return config
-
-
-def _migrate(engine: Engine, direction: Callable[[Config, str], object], revision: str) -> None:
-    config = _config()
-    with engine.begin() as connection:
-        if engine.dialect.name == "postgresql":
-            connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": MIGRATION_LOCK})
-        config.attributes["connection"] = connection
-        direction(config, revision)

@@ -6,7 +6,7 @@ import click
 from sqlalchemy import Engine
 
 from augu_api.config import Settings
-from augu_api.store import database
+from augu_api.store import database, migrate
 
 
 @click.group()
@@ -18,14 +18,14 @@ def db() -> None:
 @click.argument("revision", default="head")
 def upgrade(revision: str) -> None:
     """Upgrade the tables to REVISION, the newest by default; every start does this too."""
-    _migrate(database.upgrade, revision)
+    _migrate(migrate.upgrade, revision)
 
 
 @db.command("downgrade")
 @click.argument("revision")
 def downgrade(revision: str) -> None:
     """Downgrade the tables to REVISION (`base`: no tables), before you start an older release."""
-    _migrate(database.downgrade, revision)
+    _migrate(migrate.downgrade, revision)
 
 
 @db.command("current")
@@ -34,7 +34,7 @@ def current() -> None:
     click.echo(database.current(database.connect(Settings.from_env().database_url)) or "none")
 
 
-def _migrate(migrate: Callable[[Engine, str], None], revision: str) -> None:
+def _migrate(direction: Callable[[Engine, str], None], revision: str) -> None:
     engine = database.connect(Settings.from_env().database_url)
-    migrate(engine, revision)
+    direction(engine, revision)
     click.echo(f"The database is at {database.current(engine) or 'no revision'}.", err=True)

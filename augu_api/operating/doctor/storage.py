@@ -17,6 +17,7 @@ from augu_api.config import Settings
 from augu_api.folders import open_to_others, temporary_folder
 from augu_api.operating.doctor.findings import Finding, ok, problem, warning
 from augu_api.store import database as db
+from augu_api.store import migrate
 from augu_api.store.models import Count, User
 from augu_api.store.quotas import Quotas
 
@@ -101,7 +102,7 @@ def _new_file(path: Path) -> Finding:
 
 
 def _revision(engine: Engine, where: str) -> Finding:
-    at, known = db.current(engine), db.revisions()
+    at, known = db.current(engine), migrate.revisions()
     if at is None or at in known[1:]:
         fix = "the next start upgrades it, or run `augu-api db upgrade`"
         return warning("database", f"{where} is at {at or 'no revision'}, not {known[0]}", fix)
