@@ -14,7 +14,7 @@ from augu_api.config import Settings
 from augu_api.detection import Detector
 from augu_api.store import database
 from augu_api.store.quotas import Quotas
-from augu_api.web import auth, deepstack, envelope, monitoring, objects, request_log, security_headers, session
+from augu_api.web import auth, cors, deepstack, envelope, monitoring, objects, request_log, security_headers, session
 from augu_api.web.admission import Admission
 from augu_api.web.body import MAX_BODY, Request, check_head
 from augu_api.web.docs import pages
@@ -56,6 +56,7 @@ def create_app(settings: Settings, detector: Detector | None = None) -> Flask:
     envelope.register(app)
     request_log.register(app)  # Flask calls what comes after a request in reverse: headers, quota, metrics, log
     app.before_request(check_head)
+    cors.register(app, settings.cors_origins)
     monitoring.register(app, settings.metrics_dir)
     auth.register(app)
     security_headers.register(app)

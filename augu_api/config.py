@@ -6,104 +6,19 @@ from collections.abc import Callable, Mapping
 from dataclasses import Field, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Self
-from urllib.parse import urlsplit
 
+from augu_api import parsers
 from augu_api.folders import close_to_others, kept
 from augu_api.memory import MAX_PIXELS, fitting, limit
 
 ROOT = Path(__file__).resolve().parent.parent
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-STORAGE_SCHEMES = ("redis", "rediss", "redis+unix")
-MAX_SECRETS = 10
 ENGINES = {"onnx": "requirements.txt", "torchvision": "requirements-torch.txt"}
 """The engines in the order in which `auto` tries them, each with the file that pins its requirements."""
 
 
 class SettingsError(Exception):
     """A setting has a value that cannot be used; the message names it."""
-
-
-def _at_most(limit: int) -> Callable[[str], int]:
-    def parse(text: str) -> int:
-        if not text.isascii() or not text.isdigit() or not 0 < int(text) < 2**31:
-            raise ValueError("must be a whole number above 0")
-        if int(text) > limit:
-            raise ValueError(f"must be at most {limit}")
-        return int(text)
-
-    return parse
-
-
-_positive = _at_most(2**31 - 1)
-
-
-def _switch(text: str) -> bool:
-    if text not in ("0", "1"):
-        raise ValueError("must be 0 or 1")
-    return text == "1"
-
-
-def _one_of(*values: str) -> Callable[[str], str]:
-    def parse(text: str) -> str:
-        if text not in values:
-            raise ValueError(f"must be {' or '.join(values)}")
-        return text
-
-    return parse
-
-
-def _secret(text: str) -> str:
-    if len(text) < 32:
-        raise ValueError("must have at least 32 characters")
-    return text
-
-
-def _secrets(text: str) -> tuple[str, ...]:
-    given = text.split(",")
-    if len(given) > MAX_SECRETS:
-        raise ValueError(f"must be at most {MAX_SECRETS} secrets")
-    if any(secret != secret.strip() for secret in given):
-        raise ValueError("must not have spaces around a secret")
-    return tuple(_secret(secret) for secret in given)
-
-
-def _has_port(address: str) -> bool:
-    """Whether the port, if any, is a number. urlsplit's own message would show the text, which may be a password."""
-    try:
-        return urlsplit(address).port != 0
-    except ValueError:
-        return False
-
-
-def _storage(text: str) -> str:
-    if text.partition("://")[0] not in STORAGE_SCHEMES or not _has_port(text):
-        raise ValueError("must start with redis://, rediss:// or redis+unix://; its port must be a number")
-    return text
-
-
-def _web_url(text: str) -> str:
-    address = urlsplit(text)
-    if address.scheme not in ("http", "https") or "@" in address.netloc:
-        raise ValueError("must start with http:// or https:// and must not contain a user name")
-    return text.rstrip("/")
-
-
-def _database(text: str) -> str:
-    scheme, _, rest = text.partition("://")
-    if scheme in ("postgres", "postgresql"):  # Heroku writes the first; SQLAlchemy wants the driver's name
-        scheme = "postgresql+psycopg"
-    user, _, host = rest.partition("?")[0].rpartition("@")
-    is_file = scheme == "sqlite" and rest.startswith("/")
-    is_server = scheme == "postgresql+psycopg" and _has_port(f"//{host}")
-    if not is_file and not is_server:
-        raise ValueError("must start with sqlite:/// or postgresql://; its port must be a number")
-    if is_server and "@" in user:  # the text after the first @ would be read as the host, and shown in messages
-        raise ValueError("write @ in the password as %40")
-    return f"{scheme}://{rest}"
-
-
-def _path(text: str) -> Path:
-    return Path(text).expanduser().resolve()
 
 
 def _setting(variable: str, default: Any, parse: Callable[[str], Any], about: str, shown: str = "") -> Any:
@@ -117,39 +32,46 @@ class Settings:
     env: str = _setting(
         "AUGU_ENV",
         "development",
-        _one_of("development", "production"),
+        parsers.one_of("development", "production"),
         "`production` refuses to start without a secret.",
     )
     secret_key: str = _setting(
         "AUGU_SECRET_KEY",
         "",
-        _secret,
+        parsers.secret,
         "Signs the tokens; at least 32 characters. In development, one is created in the data folder.",
         "made on first start",
     )
     secret_keys: tuple[str, ...] = _setting(
         "AUGU_SECRET_KEYS",
         (),
-        _secrets,
+        parsers.secrets,
         "Use it instead of `AUGU_SECRET_KEY` to change the secret and keep the tokens valid: up to 10, "
         "comma-separated. The first one signs, all are accepted.",
         "`AUGU_SECRET_KEY` alone",
     )
     data_dir: Path = _setting(
-        "AUGU_DATA_DIR", ROOT / "data", _path, "Holds the database, the secret and pulled weights.", "`data`"
+        "AUGU_DATA_DIR", ROOT / "data", parsers.path, "Holds the database, the secret and pulled weights.", "`data`"
     )
     database_url: str = _setting(
-        "DATABASE_URL", "", _database, "`postgresql://user:password@host/name`, or SQLite.", "SQLite in the data folder"
+        "DATABASE_URL",
+        "",
+        parsers.database,
+        "`postgresql://user:password@host/name`, or SQLite.",
+        "SQLite in the data folder",
     )
     ratelimit_storage: str = _setting(
         "AUGU_RATELIMIT_STORAGE",
         "",
-        _storage,
+        parsers.storage,
         "Where requests are counted, for example `redis://host:6379`.",
         "the database",
     )
     ban_minutes: int = _setting(
-        "AUGU_BAN_MINUTES", 10, _positive, "A user who gets 50 replies of 429 within this time is banned for as long."
+        "AUGU_BAN_MINUTES",
+        10,
+        parsers.positive,
+        "A user who gets 50 replies of 429 within this time is banned for as long.",
     )
     model: str = _setting(
         "AUGU_MODEL", "bundled", str, "A name from `augu-api weights list`, or the folder of a model."
@@ -157,50 +79,68 @@ class Settings:
     engine: str = _setting(
         "AUGU_ENGINE",
         "auto",
-        _one_of("auto", *ENGINES),
+        parsers.one_of("auto", *ENGINES),
         "`onnx` runs the model's export, `torchvision` the module itself; `auto` uses the export if there is one.",
     )
     weights_url: str = _setting(
         "AUGU_WEIGHTS_URL",
         "https://download.pytorch.org/models",
-        _web_url,
+        parsers.web_url,
         "Where `augu-api weights pull` downloads the published files: a mirror, for example.",
     )
     max_pixels: int = _setting(
         "AUGU_MAX_PIXELS",
         MAX_PIXELS,
-        _positive,
+        parsers.positive,
         "Photos with more pixels are refused: a progressive JPEG with more than half, a WebP with more than a quarter.",
         "`25000000`, fewer if there is too little memory",
     )
     queue: int = _setting(
         "AUGU_QUEUE",
         8,
-        _positive,
+        parsers.positive,
         "How many requests may wait for a worker's detector, a third of them of one user; the next one gets 503.",
     )
     deepstack: bool = _setting(
         "AUGU_DEEPSTACK",
         default=False,
-        parse=_switch,
+        parse=parsers.switch,
         about="`1` serves `POST /v1/vision/detection` in DeepStack's protocol as well.",
         shown="`0`",
     )
     metrics_token: str = _setting(
-        "AUGU_METRICS_TOKEN", "", _secret, "Bearer token for `GET /metrics`; at least 32 characters.", "no access"
+        "AUGU_METRICS_TOKEN",
+        "",
+        parsers.secret,
+        "Bearer token for `GET /metrics`; at least 32 characters.",
+        "no access",
     )
     metrics_dir: Path | None = _setting(
-        "PROMETHEUS_MULTIPROC_DIR", None, _path, "Where each server makes a folder of metrics.", "temporary files"
+        "PROMETHEUS_MULTIPROC_DIR",
+        None,
+        parsers.path,
+        "Where each server makes a folder of metrics.",
+        "temporary files",
     )
     docs_url: str = _setting("AUGU_DOCS_URL", "/docs", str, "The address of the documentation in the message of a 403.")
+    cors_origins: tuple[str, ...] = _setting(
+        "AUGU_CORS_ORIGINS",
+        (),
+        parsers.origins,
+        "The sites whose pages may call the service from a browser, comma-separated, for example "
+        "`https://app.example.org`.",
+        "none",
+    )
     workers: int = _setting(
         "WEB_CONCURRENCY",
         CORES,
-        _at_most(1000),
+        parsers.at_most(1000),
         "Worker processes; each loads the model once.",
         "one per core, fewer if there is too little memory",
     )
-    port: int = _setting("PORT", 8000, _at_most(65535), "The port. If it is set, gunicorn listens on every address.")
+    port: int = _setting(
+        "PORT", 8000, parsers.at_most(65535), "The port. If it is set, gunicorn listens on every address."
+    )
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = os.environ, memory: int = 0) -> Self:
@@ -295,6 +235,6 @@ def _secret_errors(env: str, environ: Mapping[str, str]) -> dict[str, SettingsEr
 def _kept_secret(path: Path) -> str:
     """The secret in `path`, created on first use."""
     try:
-        return _secret(kept(path, secrets.token_hex(32)).strip())
+        return parsers.secret(kept(path, secrets.token_hex(32)).strip())
     except ValueError as error:
         raise SettingsError(f"AUGU_DATA_DIR: the secret in {path} {error}") from error

@@ -46,6 +46,7 @@ def test_defaults(tmp_path: Path) -> None:
         "metrics_token": "",
         "metrics_dir": None,
         "docs_url": "/docs",
+        "cors_origins": (),
         "workers": CORES,
         "port": 8000,
     }
@@ -78,6 +79,9 @@ GOOD: list[tuple[str, str, Any]] = [
     ("AUGU_METRICS_TOKEN", SECRET, SECRET),
     ("PROMETHEUS_MULTIPROC_DIR", "/var/../tmp", Path("/tmp")),
     ("AUGU_DOCS_URL", "https://docs.example.org", "https://docs.example.org"),
+    ("AUGU_CORS_ORIGINS", "https://app.example.org", ("https://app.example.org",)),
+    ("AUGU_CORS_ORIGINS", "http://localhost:3000, http://[::1]:3000", ("http://localhost:3000", "http://[::1]:3000")),
+    ("AUGU_CORS_ORIGINS", "https://xn--bcher-kva.example:80", ("https://xn--bcher-kva.example:80",)),
     ("WEB_CONCURRENCY", "3", 3),
     ("PORT", "65535", 65535),
 ]
@@ -105,6 +109,28 @@ def test_empty_is_unset(tmp_path: Path, variable: str) -> None:
         assert Settings.from_env(environ) == read(tmp_path)
 
 
+BAD_ORIGINS = [
+    "*",
+    "null",
+    "https://*.example.org",
+    "https://app.example.org/",
+    "https://app.example.org/path",
+    "https://app.example.org?a",
+    "https://App.example.org",
+    "https://app.example.org:443",
+    "http://app.example.org:80",
+    "http://app.example.org:65536",
+    "http://app.example.org:port",
+    "https://augu:hunter2@app.example.org",
+    "https://bücher.example",
+    "https://",
+    "https://app.example.org.",
+    "app.example.org",
+    "file://app.example.org",
+    "https://app.example.org,",
+    "https://app.example.org https://other.example.org",
+    "https://app.example.org\r\nX: 1",
+]
 NUMBERS = ("AUGU_BAN_MINUTES", "AUGU_MAX_PIXELS", "AUGU_QUEUE", "WEB_CONCURRENCY", "PORT")
 BAD = [(variable, text) for variable in NUMBERS for text in ("0", "-1", "1.5", "many", "٣", "²", " 1", str(2**31))] + [
     ("WEB_CONCURRENCY", "1001"),
@@ -147,6 +173,7 @@ BAD = [(variable, text) for variable in NUMBERS for text in ("0", "-1", "1.5", "
     ("AUGU_WEIGHTS_URL", "file:///etc"),
     ("AUGU_WEIGHTS_URL", "mirror.example.org"),
     ("AUGU_WEIGHTS_URL", "https://augu:hunter2@mirror.example.org"),
+    *[("AUGU_CORS_ORIGINS", text) for text in BAD_ORIGINS],
 ]
 
 

@@ -23,7 +23,8 @@ from sqlalchemy import Engine, event, select, text
 from sqlalchemy.orm import Session
 
 from augu_api.app import create_app
-from augu_api.config import STORAGE_SCHEMES, Settings
+from augu_api.config import Settings
+from augu_api.parsers import STORAGE_SCHEMES
 from augu_api.store import accounts, database, migrate
 from augu_api.store.models import Count, User
 from augu_api.store.quotas import DatabaseStorage, QuotaExceeded, Quotas
