@@ -197,7 +197,8 @@ def fronting(folder: Path) -> Iterator[Nginx]:
     """Start a real nginx with deploy/nginx.conf in front of ports: `start(8000)` returns the port it listens on.
 
     An upstream is a local port, or "address:port". Nginx waits for `read_timeout` until a host answers, and takes
-    callers' addresses from X-Forwarded-For if the request comes from `balancer`. It logs to `folder`/nginx.log.
+    callers' addresses from X-Forwarded-For if the request comes from `balancer`. It has `locations` beside its own. It
+    logs to `folder`/nginx.log.
     """
     program = shutil.which("nginx")
     if program is None:
@@ -205,7 +206,7 @@ def fronting(folder: Path) -> Iterator[Nginx]:
     running = []
     in_memory = Path(f"/dev/shm/augu-nginx-{uuid.uuid4().hex}")
 
-    def start(*upstreams: int | str, read_timeout: str = "60s", balancer: str = "") -> int:
+    def start(*upstreams: int | str, read_timeout: str = "60s", balancer: str = "", locations: str = "") -> int:
         port = free_port()
         given = (ROOT / "deploy" / "nginx.conf").read_text()
         lines = "\n".join(line for line in given.splitlines() if "server 127.0.0.1:8000" in line)
@@ -215,6 +216,7 @@ def fronting(folder: Path) -> Iterator[Nginx]:
             "proxy_read_timeout 60s;": f"proxy_read_timeout {read_timeout};",
             "listen 80 ": f"listen {port} ",
             "/run/augu-nginx": str(in_memory),
+            "location / {": f"{locations} location / {{",
         }
         if balancer:
             changes |= {"# set_real_ip_from 10.0.0.0/8": f"set_real_ip_from {balancer}", "# real_ip_h": "real_ip_h"}

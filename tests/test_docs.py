@@ -56,6 +56,12 @@ def page(context: BrowserContext, server: Server) -> Page:
 
 
 def form_of(page: Page, operation: str) -> Locator:
+    """The form of an operation, which is unfolded first if need be."""
+    folded = page.locator(
+        "details.operation:not([open]) > summary", has_text=re.compile(rf"^\s*{re.escape(operation)}\s*$")
+    )
+    if folded.count():
+        folded.click()
     return page.get_by_role("form", name=f"Try {operation}", exact=True)
 
 
@@ -117,6 +123,29 @@ def test_it_is_complete_without_scripts(page: Page, server: Server) -> None:
     table = page.get_by_role("table", name="What a user may do").text_content() or ""
     assert [flag.name for flag in Flag if f"{flag.name}" not in table] == []
     assert page.locator("form:visible").count() == 0
+
+
+@pytest.mark.parametrize("context", [{"viewport": {"width": 390, "height": 844}}], indirect=True, ids=["phone"])
+def test_a_phone_sees_the_endpoint_first(page: Page, server: Server) -> None:
+    """The endpoint for photos is on the first screen, and everything is within six; all else is folded."""
+    expect(page.get_by_role("link", name=f"POST {OBJECTS}", exact=True)).to_be_in_viewport()
+    assert page.evaluate("document.documentElement.scrollHeight") < 6 * 844
+    document = json.loads(page.request.get(f"{server.url}/openapi.json").text())
+    operations = sum(len(operations) for operations in document["paths"].values())
+    assert page.locator("details.operation").count() == operations - 1
+    assert page.locator("details.operation[open], details.folded[open]").count() == 0
+
+
+def test_a_link_unfolds_an_operation(page: Page, server: Server) -> None:
+    """`/docs#session.details` shows a folded operation, when the page is loaded and when a link is followed."""
+    heading = page.get_by_role("heading", name="Try it")
+    expect(heading).to_have_count(1)
+    page.evaluate("location.hash = '#session.details'")
+    expect(heading).to_have_count(2)
+    page.goto("about:blank")
+    page.goto(f"{server.url}/docs#session.details")
+    expect(heading).to_have_count(2)
+    expect(page.locator("[id='session.details'] > summary")).to_be_in_viewport()
 
 
 def test_a_link_leads_to_an_operation(page: Page, server: Server) -> None:

@@ -7,6 +7,7 @@ from contextlib import nullcontext
 from dataclasses import replace
 from io import BytesIO
 from typing import Any
+from urllib.parse import urljoin
 
 import pytest
 from flask import Flask
@@ -100,8 +101,9 @@ def operation_of(document: Document, name: str) -> tuple[str, str, Document]:
     return next(found for found in operations if found[2]["operationId"] == name)
 
 
-def file_of(client: FlaskClient, path: str) -> bytes:
-    with client.get(path) as response:
+def file_of(client: FlaskClient, address: str) -> bytes:
+    """A file whose address is relative to openapi.json."""
+    with client.get(urljoin("/openapi.json", address)) as response:
         return bytes(response.data)
 
 

@@ -2,11 +2,13 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
+from urllib.parse import urljoin
 
 import pytest
 from flask import Flask
@@ -53,6 +55,15 @@ def test_the_document_is_valid(document: Document) -> None:
     """The document is valid OpenAPI 3.1."""
     validate_document(document)
     assert document["openapi"].startswith("3.1")
+
+
+def test_the_server_is_where_the_document_is(document: Document) -> None:
+    """The server's address is relative, so it holds under any path; so are the files of the examples."""
+    [server] = document["servers"]
+    assert urljoin("https://example.org/augu/openapi.json", server["url"]) == "https://example.org/augu/"
+    files = re.findall(r'"externalValue": "([^"]*)"', json.dumps(document))
+    assert len(files) > 4
+    assert [file for file in files if file.startswith("/") or "://" in file] == []
 
 
 def test_every_route_is_documented_and_nothing_else(app: Flask, document: Document) -> None:

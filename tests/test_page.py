@@ -4,6 +4,7 @@ AUGU_SCREENSHOTS names a folder for the pictures that README.md shows.
 """
 
 import base64
+import json
 import os
 import re
 import subprocess
@@ -11,7 +12,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import urlsplit
+from urllib.parse import urljoin, urlsplit
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
@@ -22,7 +23,8 @@ from augu_api.config import ROOT, Settings
 from augu_api.detection.catalogue import find
 from augu_api.detection.drawing import colour_of, ink_on
 from tests.helpers import OBJECTS, file_of, picture
-from tests.servers import Server, add, serving
+from tests.readme import BLOCK
+from tests.servers import Nginx, Server, add, serving
 
 NAMES = [name for name in find("bundled", Settings()).names if name != "N/A"]
 EXAMPLE = (ROOT / "examples" / "street.png").read_bytes()
@@ -202,6 +204,31 @@ def test_a_large_photo_is_made_smaller(page: Page, token: str) -> None:
         assert at == pytest.approx([item[side] for side in ("x", "y", "width", "height")], abs=width / 300)
 
 
+def test_a_photo_that_the_browser_cannot_draw_is_made_smaller(page: Page, token: str) -> None:
+    """A photo that is wider than what the browser can draw is shrunk until it can."""
+    enter(page, token)
+    with page.expect_response(lambda response: OBJECTS in response.url) as reply:
+        give(page, file_of(Image.new("RGB", (70_000, 10)), "PNG"))
+    assert reply.value.status == 200
+    expect(page.locator("#facts")).to_contain_text("35000 x 5 pixels")
+
+
+@pytest.mark.parametrize("most", [1_000, 10_001])
+def test_the_largest_photo_is_that_of_the_service(browser: Browser, tmp_path: Path, most: int) -> None:
+    """A photo with more than AUGU_MAX_PIXELS is shrunk to it before it is sent."""
+    with serving(tmp_path) as start:
+        strict = start(WEB_CONCURRENCY="1", AUGU_MAX_PIXELS=str(most))
+        page = browser.new_page()
+        page.goto(strict.url)
+        enter(page, add(strict))
+        with page.expect_response(lambda response: OBJECTS in response.url) as reply:
+            give(page, EXAMPLE)
+        assert reply.value.status == 200
+        width, height = map(int, page.locator("#facts").inner_text().split(" pixels")[0].split(" x "))
+        assert 0.9 * most < width * height <= most
+        page.close()
+
+
 def test_a_file_that_is_not_a_photo(page: Page, token: str) -> None:
     """For a file that is not a photo the page says so, and sends nothing."""
     enter(page, token)
@@ -297,9 +324,11 @@ def test_an_exhausted_quota(page: Page, server: Server, user: str) -> None:
 def test_a_refused_photo(browser: Browser, tmp_path: Path) -> None:
     """A 400 is shown with the field and the reason; a stopped server is reported as not answering."""
     with serving(tmp_path) as start:
-        strict = start(WEB_CONCURRENCY="1", AUGU_MAX_PIXELS="1000")
+        before = start(WEB_CONCURRENCY="1")
         page = browser.new_page()
-        page.goto(strict.url)
+        page.goto(before.url)
+        before.stop()  # the page is still open when the service is restarted with a lower limit
+        strict = start(port=before.port, WEB_CONCURRENCY="1", AUGU_MAX_PIXELS="1000")
         try_example(page, add(strict))
         shows_alert(page, "400 Bad request: Invalid request body. data: More than 1000 pixels: 640 x 480.")
         strict.stop()
@@ -320,6 +349,62 @@ def test_a_problem_goes_away(page: Page, token: str) -> None:
 # --- the token
 
 
+@pytest.fixture
+def sent(page: Page) -> list[Request]:
+    """The photos that the page sends."""
+    found: list[Request] = []
+    page.on("request", lambda request: found.append(request) if OBJECTS in request.url else None)
+    return found
+
+
+def give_token(page: Page, token: str, way: str) -> None:
+    """Give the page a token in the focused field."""
+    if way == "pasted":
+        page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+        page.evaluate("(token) => navigator.clipboard.writeText(token)", token)
+        page.keyboard.press("ControlOrMeta+A")
+        page.keyboard.press("ControlOrMeta+V")
+        return
+    enter(page, token)
+    if way == "button":
+        page.get_by_role("button", name="Send the photo").click()
+    else:
+        page.keyboard.press(way)
+
+
+@pytest.mark.parametrize("first", ["", "wrong"])
+@pytest.mark.parametrize("way", ["pasted", "Enter", "Tab", "button"])
+def test_the_photo_waits_for_the_token(page: Page, token: str, sent: list[Request], way: str, first: str) -> None:
+    """Without a token nothing is sent; once it is there, or a wrong one is replaced, the photo is sent, only once."""
+    enter(page, first)
+    give(page, EXAMPLE)
+    shows_alert(page, "401 Unauthorized" if first else "Enter your token.")
+    expect(page.get_by_role("status")).to_have_text("The photo is sent as soon as you enter the token.")
+    expect(page.get_by_label("Token", exact=True)).to_be_focused()
+    assert len(sent) == (1 if first else 0)
+    sent.clear()
+    found = objects_of(page, lambda: give_token(page, token, way))
+    assert [item["name"] for item in found] == ["stop sign", "traffic light"]
+    expect(page.get_by_role("alert")).to_be_hidden()
+    expect(page.get_by_role("button", name="Send the photo")).to_be_hidden()
+    page.get_by_label("Token", exact=True).press("Enter")
+    page.get_by_role("slider").focus()
+    objects_of(page, lambda: give(page, CAT))
+    assert len(sent) == 2
+
+
+def test_a_wrong_token_is_sent_once(page: Page, sent: list[Request]) -> None:
+    """A photo that waits is not sent again with the token that was refused, unless the user asks for it."""
+    give(page, EXAMPLE)
+    shows_alert(page, "Enter your token.")
+    give_token(page, "wrong", "pasted")
+    shows_alert(page, "401")
+    page.get_by_label("Keep it in this browser").focus()
+    with page.expect_response(lambda response: OBJECTS in response.url):
+        page.get_by_role("button", name="Send the photo").click()
+    assert len(sent) == 2
+
+
 def test_the_token_is_kept_only_if_asked(page: Page) -> None:
     """The token is saved only while "Keep it in this browser" is checked, and never in a cookie."""
     field, keep = page.get_by_label("Token", exact=True), page.get_by_label("Keep it in this browser")
@@ -335,25 +420,45 @@ def test_the_token_is_kept_only_if_asked(page: Page) -> None:
 # --- the same request as a program
 
 
+def program_of(page: Page, language: str, folder: Path) -> list[str]:
+    """The command that runs the program which the page shows in a language."""
+    page.get_by_role("button", name=language, exact=True).click()
+    file = folder / {"curl": "program.sh", "Python": "program.py", "JavaScript": "program.mjs"}[language]
+    file.write_text(page.locator("#program").inner_text())
+    return [{"curl": "bash", "Python": sys.executable, "JavaScript": "node"}[language], str(file)]
+
+
 @pytest.mark.parametrize("language", ["curl", "Python", "JavaScript"])
 def test_the_programs_do_the_same(page: Page, token: str, tmp_path: Path, language: str) -> None:
     """The shown program, run with the saved photo, gets the objects that are shown."""
     enter(page, token)
     found = objects_of(page, page.get_by_role("button", name="Try the example").click)
-    page.get_by_role("button", name=language, exact=True).click()
     with page.expect_download() as download:
         page.get_by_role("link", name="photo.png").click()
     download.value.save_as(tmp_path / "photo.png")
-    program = page.locator("#program").inner_text()
-    assert token not in program
-    file = tmp_path / {"curl": "program.sh", "Python": "program.py", "JavaScript": "program.mjs"}[language]
-    file.write_text(program)
-    run = {"curl": "bash", "Python": sys.executable, "JavaScript": "node"}[language]
+    program = program_of(page, language, tmp_path)
+    assert token not in page.locator("#program").inner_text()
     env = os.environ | {"AUGU_TOKEN": token}
-    output = subprocess.run([run, file], cwd=tmp_path, env=env, check=True, stdout=subprocess.PIPE, text=True).stdout
+    output = subprocess.run(program, cwd=tmp_path, env=env, check=True, stdout=subprocess.PIPE, text=True).stdout
     for item in found:
         assert item["name"] in output
         assert all(f"{item[side]:g}" in output for side in ("score", "x", "y", "width", "height"))
+
+
+@pytest.mark.parametrize("language", ["curl", "Python", "JavaScript"])
+def test_the_programs_say_what_is_wrong(page: Page, token: str, tmp_path: Path, language: str) -> None:
+    """The shown program prints the message and the details of a failure as one line, and exits with an error."""
+    enter(page, token)
+    objects_of(page, page.get_by_role("button", name="Try the example").click)
+    program = program_of(page, language, tmp_path)
+    (tmp_path / "photo.png").write_bytes(b"no photo")
+    env = os.environ | {"AUGU_TOKEN": token}
+    done = subprocess.run(program, cwd=tmp_path, env=env, check=False, capture_output=True, text=True)
+    assert done.returncode != 0
+    [line] = (done.stdout if language == "curl" else done.stderr).splitlines()  # curl's own words are in the other
+    said = json.loads(line)
+    assert said["message"] == "Invalid request body."
+    assert said["details"]["data"]
 
 
 def test_a_program_can_be_copied(page: Page, token: str) -> None:
@@ -422,10 +527,13 @@ def test_a_phone_shows_it(page: Page, token: str) -> None:
     """At a phone's width nothing is cut off, before and after a photo, and touch targets are large enough."""
     page.set_viewport_size({"width": 360, "height": 640})
     overflow = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+    hidden = "[...document.querySelectorAll('pre')].filter((pre) => pre.scrollWidth > pre.clientWidth).length"
     assert page.evaluate(overflow) == 0
     enter(page, token)
     objects_of(page, page.get_by_role("button", name="Try the example").click)
-    assert page.evaluate(overflow) == 0
+    for language in ("curl", "Python", "JavaScript"):
+        page.get_by_role("button", name=language, exact=True).click()
+        assert [page.evaluate(overflow), page.evaluate(hidden)] == [0, 0]
     for button in page.locator("button, .button").all():
         at = button.bounding_box()
         assert at
@@ -460,12 +568,42 @@ def test_its_policy_is_kept(browser: Browser, server: Server) -> None:
     page.close()
 
 
+def test_it_works_under_a_path(
+    context: BrowserContext, server: Server, nginx: Nginx, token: str, tmp_path: Path
+) -> None:
+    """Behind nginx with the lines of docs/operating.md, the pages, their requests and openapi.json keep to the path."""
+    [lines] = [block for kind, block in BLOCK.findall((ROOT / "docs" / "operating.md").read_text()) if kind == "nginx"]
+    port = nginx(server.port, locations=lines)
+    site = f"http://127.0.0.1:{port}/augu/"
+    page, asked = context.new_page(), list[str]()
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto(site.removesuffix("/"))
+    enter(page, token)
+    found = objects_of(page, page.get_by_role("button", name="Try the example").click)
+    expect(boxes(page)).to_have_count(len(found))
+    assert f'"{site}images/classify/objects?min_score=50"' in page.locator("#program").inner_text()
+    page.get_by_role("link", name="Documentation").click()
+    page.get_by_label("Token", exact=True).fill(token)
+    form = page.get_by_role("form", name=f"Try POST {OBJECTS}", exact=True)
+    form.get_by_role("button", name="Send").click()
+    expect(form.get_by_role("status")).to_contain_text("200 OK")
+    page.get_by_role("link", name="Try it with a photo").click()
+    expect(page).to_have_url(site)
+    document = page.request.get(f"{site}openapi.json").json()
+    base = urljoin(f"{site}openapi.json", document["servers"][0]["url"])
+    assert base == site
+    assert page.request.get(f"{base.removesuffix('/')}/session", headers={"Authorization": f"Bearer {token}"}).ok
+    assert page.request.get(f"{site}metrics").status == 403
+    assert [url for url in asked if not url.startswith((site, "blob:", site.removesuffix("/")))] == []
+
+
 def test_hostile_names_are_text(page: Page) -> None:
     """Markup in a reply is shown as text."""
     hostile = "<img src=x onerror=alert(1)>"
     item = {"name": hostile, "x": 1, "y": 1, "width": 5, "height": 5, "score": 90}
     reply = {"statusCode": 200, "error": None, "message": "", "data": {"objects": [item], "took": 1}}
     page.route(f"**{OBJECTS}*", lambda route: route.fulfill(json=reply))
+    enter(page, "a token")
     give(page, CAT)
     expect(page.get_by_role("listitem")).to_contain_text(hostile)
     expect(page.locator("main img")).to_have_count(1)

@@ -11,7 +11,7 @@ from augu_api.web import schemas
 from augu_api.web.envelope import Failure, failure_body, success_body
 
 Examples = Mapping[str, Mapping[str, Any]]
-"""By name, as OpenAPI spells them: with a `value`, or the path of a file as `externalValue`."""
+"""By name, as OpenAPI spells them: with a `value`, or a file as `externalValue`, relative to openapi.json."""
 
 TEXT = {"type": "string"}
 View = TypeVar("View", bound=Callable[..., Any])
@@ -76,5 +76,5 @@ def enveloped(schema: type[Schema], **example: Any) -> dict[str, Content]:
 
 
 def file_reply(mimetype: str, path: str, schema: Mapping[str, Any] = TEXT) -> dict[str, Content]:
-    """The replies of a view that answers with a file, the one at `path` for example."""
+    """The replies of a view that answers with a file, for example the one at `path`, relative to openapi.json."""
     return {mimetype: Content(schema, {"file": {"externalValue": path}})}

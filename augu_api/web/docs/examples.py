@@ -6,7 +6,7 @@ from pathlib import Path
 from augu_api.web.envelope import FULL, Failure
 
 SIGN = base64.b64encode(Path(__file__).with_name("assets").joinpath("sign.png").read_bytes()).decode()
-SIGN_FILE = {"sign": {"externalValue": "/assets/sign.png"}}
+SIGN_FILE = {"sign": {"externalValue": "assets/sign.png"}}
 
 TOKEN = {"token": Failure(401)}
 BAN = {

@@ -21,6 +21,7 @@ from augu_api.web.operation import Content, Operation
 
 ARGUMENT = re.compile(r"<(?:\w+(?:\([^)]*\))?:)?(\w+)>")  # of a route: <name>, <int:name>, <int(min=1):name>
 METHODS = {"GET", "PUT", "POST", "DELETE", "PATCH", "TRACE"}  # OpenAPI's, without those that Flask adds
+SERVERS = [{"url": "./", "description": "Where this document is."}]  # under whatever path a proxy serves it
 NUMBER = {"type": "integer", "minimum": 0}
 QUOTA_HEADERS = {
     "X-Ratelimit-Limit": {"description": "Requests in a window of 60 seconds.", "schema": NUMBER},
@@ -41,7 +42,8 @@ SCHEME = {"WWW-Authenticate": {"description": "The scheme of the token.", "schem
 def specification(app: Flask, names: Sequence[str] = ()) -> dict[str, Any]:
     """The OpenAPI document of the application's routes; `names` are the categories that its detector knows."""
     plugin = MarshmallowPlugin()
-    spec = APISpec("Augu API", version("augu-api"), "3.1.0", [plugin], info={"license": {"name": "Apache-2.0"}})
+    info = {"license": {"name": "Apache-2.0"}}
+    spec = APISpec("Augu API", version("augu-api"), "3.1.0", [plugin], info=info, servers=SERVERS)
     converter = cast("OpenAPIConverter", plugin.converter)  # the line above made it
     converter.add_parameter_attribute_function(_commas)
     converter.add_attribute_function(_known(names))  # type: ignore[no-untyped-call]  # apispec has no types

@@ -1,6 +1,7 @@
 """The documentation blueprint: openapi.json, the page that shows it, and the page to try the endpoint by hand.
 
-There is no build step, and nothing is loaded from another server.
+There is no build step, and nothing is loaded from another server. Links are relative, so that a proxy can serve all of
+it under a path of a site.
 """
 
 import json
@@ -18,6 +19,7 @@ from augu_api.web.operation import Operation, file_reply
 from augu_api.web.service import service
 
 KEY = "augu_api.docs"
+LEADING = "images.objects"
 ASSETS = Path(__file__).with_name("assets")
 POLICY = (  # https://www.w3.org/TR/CSP3/
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; connect-src 'self'; "
@@ -27,9 +29,10 @@ docs = Blueprint("docs", __name__, template_folder="templates")
 
 
 class Documents(NamedTuple):
-    """openapi.json, and the page that shows it."""
+    """openapi.json, the page that shows it, and the page to try the endpoint."""
 
     openapi: str
+    documentation: str
     page: str
 
 
@@ -40,7 +43,8 @@ def prepare(app: Flask) -> Documents:
     """
     with app.app_context():
         document = specification(app, service.loaded.names if service.loaded else ())
-        documents = app.extensions[KEY] = Documents(minified(document), _rendered(document))
+        page = render_template("index.html", max_pixels=service.settings.max_pixels)
+        documents = app.extensions[KEY] = Documents(minified(document), _rendered(document), page)
     return documents
 
 
@@ -49,23 +53,23 @@ def _documents() -> Documents:
 
 
 @docs.get("/")
-@Operation(replies=file_reply("text/html", "/"))
+@Operation(replies=file_reply("text/html", "./"))
 def page() -> Response:
     """Show a page to try the endpoint by hand."""
-    return _guarded(send_from_directory(ASSETS, "index.html"))
+    return _guarded(Response(_documents().page))
 
 
 @docs.get("/docs")
-@Operation(replies=file_reply("text/html", "/docs"))
+@Operation(replies=file_reply("text/html", "docs"))
 def documentation() -> Response:
     """Show what openapi.json says, to read and to try."""
-    return _guarded(Response(_documents().page))
+    return _guarded(Response(_documents().documentation))
 
 
 @docs.get("/assets/<name>")
 @Operation(
     arguments={"name": "icon.svg"},
-    replies=file_reply("*/*", "/assets/icon.svg", {}),
+    replies=file_reply("*/*", "assets/icon.svg", {}),
     failures={"unknown": Failure(404)},
 )
 def asset(name: str) -> Response:
@@ -74,7 +78,7 @@ def asset(name: str) -> Response:
 
 
 @docs.get("/openapi.json")
-@Operation(replies=file_reply("application/json", "/openapi.json", {"type": "object"}))
+@Operation(replies=file_reply("application/json", "openapi.json", {"type": "object"}))
 def openapi() -> Response:
     """Describe this API in OpenAPI 3.1."""
     return Response(_documents().openapi, mimetype="application/json")
@@ -87,7 +91,7 @@ def _guarded(page: Response) -> Response:
 
 
 def _rendered(document: dict[str, Any]) -> str:
-    """The document as a page, the operations that need a token first."""
+    """The document as a page: the endpoint for photos first, then the other operations that need a token."""
     operations = [
         operation | {"path": path, "method": method.upper()}
         for path, operations in document["paths"].items()
@@ -96,7 +100,7 @@ def _rendered(document: dict[str, Any]) -> str:
     return render_template(
         "docs.html",
         document=document,
-        operations=sorted(operations, key=lambda operation: "security" not in operation),
+        operations=sorted(operations, key=lambda of: (of["operationId"] != LEADING, "security" not in of)),
         fields_of=lambda schema: _fields(document, schema),
         written=_written,
         flags=Flag,

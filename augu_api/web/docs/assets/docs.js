@@ -17,6 +17,17 @@ for (const form of document.querySelectorAll("form.try")) {
   });
 }
 
+/** Unfold what the address names. */
+function reveal() {
+  const named = document.getElementById(location.hash.slice(1));
+  if (!named?.closest("details")) return;
+  named.closest("details").open = true;
+  named.scrollIntoView();
+}
+
+addEventListener("hashchange", reveal);
+reveal();
+
 /** Show only the fields of the chosen kind of body. */
 function choose(form, kind) {
   for (const fieldset of form.querySelectorAll("fieldset")) fieldset.hidden = fieldset.dataset.type !== kind;
@@ -49,7 +60,7 @@ function pathOf(form) {
   const query = inputs.filter((input) => input.dataset.in === "query" && input.value.trim());
   const path = inputs
     .filter((input) => input.dataset.in === "path")
-    .reduce((path, input) => path.replace(`{${input.name}}`, encodeURIComponent(input.value)), form.dataset.path);
+    .reduce((path, input) => path.replace(`{${input.name}}`, encodeURIComponent(input.value)), `.${form.dataset.path}`);
   return query.length ? `${path}?${new URLSearchParams(query.map((input) => [input.name, input.value.trim()]))}` : path;
 }
 

@@ -3,28 +3,53 @@
 import { paint } from "./colours.js";
 import { explain, quota } from "./service.js";
 
-const ENDPOINT = "/images/classify/objects";
+const ENDPOINT = new URL("images/classify/objects", document.baseURI).href; // the page may be under any path
 const LEAST = 5; // percent: the slider's minimum
 const MAX_BYTES = 5 * 1024 * 1024;
-const MAX_PIXELS = 25e6;
 const KEPT = "augu-token";
 const $ = (id) => document.getElementById(id);
+const MAX_PIXELS = Number($("main").dataset.maxPixels);
 const shown = { objects: [], language: "curl", pixels: "" };
 
 // --- the token
 
 $("token").value = localStorage.getItem(KEPT) ?? "";
 $("keep").checked = localStorage.getItem(KEPT) !== null;
-$("account").addEventListener("submit", (event) => event.preventDefault());
-$("account").addEventListener("input", () => {
-  if ($("keep").checked) localStorage.setItem(KEPT, $("token").value.trim());
-  else localStorage.removeItem(KEPT);
+$("account").addEventListener("submit", (event) => {
+  event.preventDefault();
+  sendWaiting();
 });
+$("account").addEventListener("input", (event) => {
+  if ($("keep").checked) localStorage.setItem(KEPT, token());
+  else localStorage.removeItem(KEPT);
+  if (event.inputType === "insertFromPaste" && token() !== tried) sendWaiting();
+});
+$("token").addEventListener("change", () => {
+  if (token() !== tried) sendWaiting();
+});
+
+let tried = ""; // the token that was sent last
+let waiting = null; // the photo to send once there is a token, or a better one
+
+function token() {
+  return $("token").value.trim();
+}
+
+function sendWaiting() {
+  if (waiting && token()) take(waiting);
+}
+
+function waitForToken(file) {
+  waiting = file;
+  $("send").hidden = false;
+  $("token").focus();
+  say("The photo is sent as soon as you enter the token.");
+}
 
 // --- the photo, from wherever it comes
 
 $("file").addEventListener("change", () => take($("file").files[0]));
-$("example").addEventListener("click", async () => take(await (await fetch("/assets/example.png")).blob()));
+$("example").addEventListener("click", async () => take(await (await fetch("assets/example.png")).blob()));
 document.addEventListener("paste", (event) => take(event.clipboardData.files[0]));
 for (const kind of ["dragenter", "dragover"]) {
   document.addEventListener(kind, (event) => {
@@ -44,15 +69,18 @@ async function take(file) {
   if (!file) return;
   const mine = ++latest;
   say("Reading the photo …");
-  $("problem").hidden = $("result").hidden = $("request").hidden = true;
+  $("problem").hidden = $("result").hidden = $("request").hidden = $("send").hidden = true;
   $("file").value = ""; // the same photo may be chosen again
+  waiting = null;
   try {
     const png = await toPNG(file);
     if (mine === latest) say("Looking for objects …");
     const reply = await ask(png.blob);
     if (mine === latest) show(png, reply);
   } catch (problem) {
-    if (mine === latest) complain(problem);
+    if (mine !== latest) return;
+    complain(problem);
+    if (problem.needsToken) waitForToken(file);
   }
 }
 
@@ -71,14 +99,16 @@ async function toPNG(file) {
     canvas.height = Math.max(1, Math.floor(bitmap.height * scale));
     canvas.getContext("2d").drawImage(bitmap, 0, 0, canvas.width, canvas.height);
     const blob = await new Promise((resolve) => canvas.toBlob(resolve, "image/png"));
-    if (blob.size <= MAX_BYTES) return { blob, width: canvas.width, height: canvas.height };
-    scale *= 0.95 * Math.sqrt(MAX_BYTES / blob.size);
+    if (blob?.size <= MAX_BYTES) return { blob, width: canvas.width, height: canvas.height };
+    scale *= blob ? 0.95 * Math.sqrt(MAX_BYTES / blob.size) : 0.5; // no blob: larger than this browser can draw
   }
 }
 
 async function ask(blob) {
+  tried = token();
+  if (!tried) throw { title: "Enter your token.", hint: "You get it from the operator.", needsToken: true };
   const started = performance.now();
-  const headers = { Authorization: `Bearer ${$("token").value.trim()}`, "Content-Type": "image/png" };
+  const headers = { Authorization: `Bearer ${tried}`, "Content-Type": "image/png" };
   let response;
   try {
     response = await fetch(`${ENDPOINT}?min_score=${LEAST}`, { method: "POST", headers, body: blob });
@@ -168,30 +198,40 @@ function lineOf(item) {
 // --- the same request elsewhere
 
 const PROGRAMS = {
-  curl: (least) => `curl -H "Authorization: Bearer $AUGU_TOKEN" -H "Content-Type: image/png" \\
-     --data-binary @photo.png "${location.origin}${ENDPOINT}?min_score=${least}"`,
+  curl: (least) => `curl --fail-with-body -H "Authorization: Bearer $AUGU_TOKEN" -H "Content-Type: image/png" \\
+     --data-binary @photo.png "${ENDPOINT}?min_score=${least}"`,
   python: (least) => `import os
+import sys
+
 import requests
 
 with open("photo.png", "rb") as photo:
     response = requests.post(
-        "${location.origin}${ENDPOINT}",
+        "${ENDPOINT}",
         params={"min_score": ${least}},
         headers={"Authorization": f"Bearer {os.environ['AUGU_TOKEN']}", "Content-Type": "image/png"},
         data=photo,
         timeout=60,
     )
+if not response.ok:
+    sys.exit(response.text)  # message and details
 for item in response.json()["data"]["objects"]:
     print(item["name"], item["score"], item["x"], item["y"], item["width"], item["height"])`,
   javascript: (least) => `import { readFile } from "node:fs/promises";
 
-const response = await fetch("${location.origin}${ENDPOINT}?min_score=${least}", {
+const response = await fetch("${ENDPOINT}?min_score=${least}", {
   method: "POST",
   headers: { Authorization: \`Bearer \${process.env.AUGU_TOKEN}\`, "Content-Type": "image/png" },
   body: await readFile("photo.png"),
 });
-const { data } = await response.json();
-for (const { name, score, x, y, width, height } of data.objects) console.log(name, score, x, y, width, height);`,
+const text = await response.text();
+if (!response.ok) {
+  console.error(text); // message and details
+  process.exit(1);
+}
+for (const { name, score, x, y, width, height } of JSON.parse(text).data.objects) {
+  console.log(name, score, x, y, width, height);
+}`,
 };
 
 for (const button of document.querySelectorAll("[data-language]")) {

@@ -15,7 +15,8 @@ export function explain(response, reply) {
   const wait = response.headers.get("Retry-After");
   const hint = details.length ? details.join(" ") : HINTS[response.status] ?? "";
   const again = wait === null ? "" : ` Try again in ${wait} ${wait === "1" ? "second" : "seconds"}.`;
-  return { title: `${response.status} ${reply.error}: ${reply.message}`, hint: hint + again, left: quota(response) };
+  const title = `${response.status} ${reply.error}: ${reply.message}`;
+  return { title, hint: hint + again, left: quota(response), needsToken: response.status === 401 };
 }
 
 /** What is left of the caller's quota, if the reply says so. */
