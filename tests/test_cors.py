@@ -17,7 +17,7 @@ from augu_api.config import ROOT, Settings
 from augu_api.flags import Flag
 from augu_api.web.service import KEY
 from tests.helpers import BAD_TOKEN, LOOPBACK, METRICS_TOKEN, OBJECTS, FakeDetector, MakeApp, add_user_to, bearer, full
-from tests.servers import add, serving
+from tests.servers import Nginx, add, serving
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -171,16 +171,16 @@ def site() -> Iterator[str]:
 
 
 @pytest.fixture
-def fetched(browser: "Browser", tmp_path: Path) -> Iterator[Callable[[str, str], Any]]:
-    """Post a photo with `token` from a page of a listed origin, or of another: `fetched("listed", token)`."""
+def fetched(browser: "Browser", nginx: Nginx, tmp_path: Path) -> Iterator[Callable[..., Any]]:
+    """Post a photo through nginx from a page of a listed origin, or of another: `fetched("listed", token)`."""
     with site() as listed, site() as other, serving(tmp_path) as start:
         server = start(WEB_CONCURRENCY="1", AUGU_CORS_ORIGINS=f"https://app.example.org,{listed}")
-        token = add(server)
+        token, port = add(server), nginx(server.port)
 
         def fetch(origin: str, given: str = token) -> Any:
             page = browser.new_page()
             page.goto({"listed": listed, "other": other}[origin])
-            found = page.evaluate(FETCH, [f"{server.url}{OBJECTS}", given, "/street.png"])
+            found = page.evaluate(FETCH, [f"http://{LOOPBACK}:{port}{OBJECTS}", given, "/street.png"])
             page.close()
             return found
 
