@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from io import BytesIO
+from io import BufferedReader, BytesIO, StringIO
 from pathlib import Path
 from socketserver import StreamRequestHandler, ThreadingTCPServer
 from ssl import PROTOCOL_TLS_SERVER, SSLContext
@@ -19,21 +19,32 @@ import numpy as np
 import pytest
 from flask import Flask
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
 from sqlalchemy.orm import Session
 from werkzeug.serving import make_server
 
-from augu_api.client import CallFailed, Client, Item, Objects, Quota
+from augu_api.client import CallFailed, Client, InvalidPhoto, Item, Objects, Photo, Quota
+from augu_api.client.photo import MAX_BYTES, MAX_ENCODED, prepare
 from augu_api.config import ROOT, Settings
 from augu_api.detection import Detection
 from augu_api.flags import DEFAULT_FLAGS
 from augu_api.store import accounts
 from augu_api.web.service import KEY, Service
 from tests.canned import HTML, TOKEN, canned, envelope, http, running
-from tests.helpers import BOTH, AddUser, FakeDetector, MakeApp, add_user_to, free_port, needed, png_of, wait_until
+from tests.helpers import (
+    BOTH,
+    OBJECTS,
+    AddUser,
+    FakeDetector,
+    MakeApp,
+    add_user_to,
+    file_of,
+    free_port,
+    needed,
+    png_of,
+    wait_until,
+)
 from tests.servers import Serve
-
-CLIENT = ROOT / "augu_api" / "client.py"
 
 
 @dataclass
@@ -111,22 +122,211 @@ def test_parameters(api: Client, png: bytes, parameters: dict[str, Any], expecte
     assert api.annotated(png, **parameters).startswith(b"\x89PNG")
 
 
-def test_photos(api: Client, detector: FakeDetector, tmp_path: Path) -> None:
-    """A photo is bytes, a path, or an image of Pillow, whatever the format of its file."""
-    image, jpeg = Image.new("RGB", (7, 5), "navy"), BytesIO()
-    image.save(jpeg, "JPEG")
+# --- photos
+
+
+def colourful(width: int = 7, height: int = 5) -> Image.Image:
+    """A photo in which no two pixels that a turn could exchange are the same."""
+    return Image.fromarray(np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8))
+
+
+KINDS: dict[str, Callable[[Path], Photo]] = {
+    "bytes": lambda path: path.read_bytes(),
+    "bytearray": lambda path: bytearray(path.read_bytes()),
+    "memoryview": lambda path: memoryview(path.read_bytes()),
+    "an encoded array": lambda path: np.frombuffer(path.read_bytes(), np.uint8),
+    "a path": lambda path: path,
+    "the text of a path": str,
+    "a file": lambda path: path.open("rb"),
+    "a file in memory": lambda path: BytesIO(path.read_bytes()),
+    "an image": Image.open,
+    "a loaded image": lambda path: Image.open(path).copy(),
+    "pixels": lambda path: np.asarray(Image.open(path)),
+    "pixels in another order": lambda path: np.asarray(Image.open(path))[..., ::-1].copy()[..., ::-1],
+    "opaque pixels": lambda path: np.asarray(Image.open(path).convert("RGBA")),
+    **{
+        format: lambda path, format=format, options=options: file_of(Image.open(path), format, **options)  # type: ignore[misc]
+        for format, options in {
+            "BMP": {}, "GIF": {}, "ICO": {"sizes": [(7, 5)]}, "JPEG2000": {}, "PPM": {}, "TGA": {}, "TIFF": {},
+            "WEBP": {"lossless": True},
+        }.items()
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
+def test_photos(api: Client, detector: FakeDetector, tmp_path: Path, kind: Callable[[Path], Photo]) -> None:
+    """A photo may be whatever holds one: the detector gets its pixels."""
     path = tmp_path / "photo.png"
-    path.write_bytes(png_of(image))
-    for photo in (path.read_bytes(), path, str(path), image, Image.open(jpeg)):
+    colourful().save(path)
+    photo = kind(path)
+    api.objects(photo)
+    if isinstance(photo, BufferedReader):
+        photo.close()
+    assert np.array_equal(detector.seen[0], np.asarray(colourful()))
+
+
+@pytest.mark.parametrize("shape", [(5, 7), (5, 7, 1)])
+def test_grey_pixels(api: Client, detector: FakeDetector, shape: tuple[int, ...]) -> None:
+    """Pixels may be grey."""
+    grey = np.arange(35, dtype=np.uint8)
+    api.objects(grey.reshape(shape))
+    assert np.array_equal(detector.seen[0], grey.reshape(5, 7, 1).repeat(3, 2))
+
+
+MODES: dict[str, tuple[Any, tuple[int, int, int]]] = {
+    "1": (1, (255, 255, 255)),
+    "L": (100, (100, 100, 100)),
+    "LA": ((100, 0), (255, 255, 255)),
+    "La": ((0, 0), (255, 255, 255)),
+    "P": (0, (0, 0, 0)),
+    "PA": ((0, 0), (255, 255, 255)),
+    "RGBA": ((10, 20, 30, 0), (255, 255, 255)),
+    "RGBa": ((0, 0, 0, 0), (255, 255, 255)),
+    "RGBX": ((10, 20, 30, 0), (10, 20, 30)),
+    "CMYK": ((0, 255, 255, 0), (255, 0, 0)),
+    "YCbCr": ((100, 128, 128), (100, 100, 100)),
+    "HSV": ((0, 255, 255), (255, 0, 0)),
+    "I;16": (100 * 257, (100, 100, 100)),
+    "I;16B": (100 * 257, (100, 100, 100)),
+    "I": (65535, (255, 255, 255)),
+    "F": (0.5, (127, 127, 127)),
+}
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_modes(mode: str) -> None:
+    """An image of Pillow has any mode: transparency becomes white, and numbers of more bits are scaled to 8."""
+    value, expected = MODES[mode]
+    with Image.open(BytesIO(prepare(Image.new(mode, (7, 5), value)).png)) as sent:
+        assert (sent.mode, sent.size, sent.getpixel((3, 3))) == ("RGB", (7, 5), expected)
+
+
+def with_orientation(image: Image.Image, orientation: int, format: str) -> bytes:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return file_of(image, format, exif=exif)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("format", ["PNG", "TIFF", "JPEG"])
+def test_orientations(api: Client, detector: FakeDetector, format: str, orientation: int) -> None:
+    """A file and an image of Pillow are turned as their EXIF says, and the caller's image stays as it is."""
+    file = with_orientation(colourful(), orientation, format)
+    upright = ImageOps.exif_transpose(Image.open(BytesIO(file)))
+    assert upright.size == ((7, 5) if orientation < 5 else (5, 7))
+    image = Image.open(BytesIO(file))
+    for photo in (file, image, image):
         api.objects(photo)
-    assert [seen.shape for seen in detector.seen] == [(5, 7, 3)] * 5
+        assert np.array_equal(detector.seen[-1], np.asarray(upright))
 
 
-@pytest.mark.parametrize("photo", [b"", b"\xff\xd8\xff\xe0 a JPEG", b"iVBORw0KGgo="])
-def test_no_png(photo: bytes) -> None:
-    """A file in another format is refused before anything is sent, and the message says what to do."""
-    with pytest.raises(ValueError, match=r"Not a PNG, .* Pillow"):
-        Client(f"http://127.0.0.1:{free_port()}", TOKEN).objects(photo)
+def test_a_png_that_fits_is_sent_as_it_is() -> None:
+    """A PNG that is upright and not too large is not encoded again, whatever else is in it."""
+    for png in (
+        png_of(colourful()),
+        with_orientation(colourful(), 1, "PNG"),
+        png_of(Image.new("RGBA", (5000, 5000))),
+        png_of(colourful(1300, 1300))[:-20],
+    ):
+        assert prepare(png).png == png
+
+
+LARGE = {
+    "a JPEG of 12 megapixels": lambda: file_of(colourful(4000, 3000), "JPEG"),
+    "a JPEG that lies on its side": lambda: with_orientation(colourful(3000, 4000), 6, "JPEG"),
+    "a PNG of too many bytes": lambda: png_of(colourful(4000, 3000), compress_level=1),
+    "a PNG of too many pixels": lambda: png_of(Image.new("L", (8000, 6000))),
+    "an image": lambda: Image.new("RGB", (4000, 3000)),
+    "pixels": lambda: np.zeros((3000, 4000, 3), np.uint8),
+}
+
+
+@pytest.mark.parametrize("photo", LARGE.values(), ids=LARGE)
+def test_large_photos(api: Client, detector: FakeDetector, photo: Callable[[], Photo]) -> None:
+    """A photo that is too large is sent smaller, and the boxes are those of the caller's photo, within its edges."""
+    given = photo()
+    prepared = prepare(given)
+    width, height = prepared.size
+    assert len(prepared.png) <= MAX_BYTES
+    assert 0.99 * MAX_ENCODED < width * height <= MAX_ENCODED
+    large_width, large_height = prepared.upright
+    assert large_width * 3 == large_height * 4
+    detector.found = [
+        Detection("cat", (0, 0, width, height), 0.9),
+        Detection("dog", (width / 4, height / 2, width / 2, height), 0.8),
+    ]
+    cat, dog = api.objects(given).objects
+    assert detector.seen[0].shape == (height, width, 3)
+    assert (cat.x, cat.y, cat.width, cat.height) == (0, 0, large_width, large_height)
+    box = (large_width / 4, large_height / 2, large_width / 4, large_height / 2)
+    assert (dog.x, dog.y, dog.width, dog.height) == pytest.approx(box, abs=0.05)
+    assert dog.y + dog.height <= large_height
+
+
+def test_what_is_encoded_always_fits() -> None:
+    """Even noise of any proportions, which does not compress, is sent within the limit."""
+    for size in ((1500, 1500), (1281, 1280), (20_000, 90), (90, 20_000)):
+        assert len(prepare(colourful(*size)).png) <= MAX_BYTES
+
+
+def test_only_pixels_are_sent() -> None:
+    """A photo that is encoded loses its EXIF block, which may say where it was taken, and its colour profile."""
+    exif = Image.Exif()
+    exif[0x010E] = "at home"
+    jpeg = file_of(colourful(), "JPEG", exif=exif, icc_profile=b"a profile", comment=b"a comment")
+    with Image.open(BytesIO(prepare(jpeg).png)) as sent:
+        assert sent.info == {}
+
+
+REFUSED: dict[str, tuple[Callable[[Path], Any], str]] = {
+    "nothing": (lambda _: b"", "The photo is empty"),
+    "an empty file": (lambda folder: folder / "empty", "The photo is empty"),
+    "a file at its end": (lambda _: BytesIO(), r"seek\(0\)"),
+    "a closed file": (lambda folder: closed((folder / "text").open("rb")), "cannot be read: .*closed"),
+    "a text file": (lambda _: StringIO("text"), 'mode "rb"'),
+    "no file": (lambda folder: folder / "none.jpg", r"at '/.*none\.jpg' cannot be read: No such file"),
+    "a folder": (str, "cannot be read: Is a directory"),
+    "base64": (lambda _: "iVBORw0KGgo" * 1000, "at 'iVBOR.{,200} cannot be read: File name too long"),
+    "no path": (lambda _: "a\0b", "cannot be read: .*null"),
+    "text": (lambda folder: folder / "text", "not an image in a format that Pillow reads"),
+    "a PDF": (lambda _: b"%PDF-1.7\n", "not an image in a format that Pillow reads"),
+    "HEIC": (lambda _: b"\0\0\0\x18ftypheic" + bytes(16), "pillow-heif"),
+    "EPS": (lambda _: file_of(colourful(), "EPS"), "EPS, a program"),
+    "half a JPEG": (lambda _: file_of(colourful(100, 100), "JPEG")[:5000], "cannot decode this photo: .*truncated"),
+    "the head of a JPEG": (lambda _: b"\xff\xd8\xff\xe0 a JPEG", "not an image in a format"),
+    "too many pixels": (lambda _: Image.new("1", (11_000, 11_000)), "11000 x 11000 pixels"),
+    "a file of too many pixels": (lambda _: file_of(Image.new("1", (11_000, 11_000)), "TIFF"), "11000 x 11000 pixels"),
+    "no pixels": (lambda _: np.zeros((0, 5, 3), np.uint8), "0 pixels"),
+    "floats": (lambda _: np.zeros((5, 5, 3)), r"uint8 of shape \(H, W\), .* not 'd' of shape \(5, 5, 3\)"),
+    "channels first": (lambda _: np.zeros((3, 50, 50), np.uint8), r"not 'B' of shape \(3, 50, 50\)"),
+    "a number": (lambda _: 5, "A photo is .*, not int"),
+    "None": (lambda _: None, "A photo is .*, not NoneType"),
+    "a list": (lambda _: [1, 2], "A photo is .*, not list"),
+}
+
+
+def closed(file: BufferedReader) -> BufferedReader:
+    file.close()
+    return file
+
+
+@pytest.mark.parametrize(("make", "message"), REFUSED.values(), ids=REFUSED)
+def test_no_photo(tmp_path: Path, make: Callable[[Path], Any], message: str) -> None:
+    """What is no photo is refused before anything is sent, by one kind of error with one line that says what to do."""
+    (tmp_path / "empty").touch()
+    (tmp_path / "text").write_text("text")
+    with pytest.raises(InvalidPhoto, match=message) as caught:
+        Client(f"http://127.0.0.1:{free_port()}", TOKEN).objects(make(tmp_path))
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 400
+
+
+def test_a_bound_of_ones_own() -> None:
+    """A program that gets photos from strangers can allow fewer pixels."""
+    api = Client(f"http://127.0.0.1:{free_port()}", TOKEN, max_decoded=34)
+    with pytest.raises(InvalidPhoto, match="only of 1 to 34"):
+        api.annotated(file_of(colourful(), "BMP"))
 
 
 def test_annotated(api: Client, detector: FakeDetector) -> None:
@@ -175,7 +375,7 @@ def test_400(api: Client, png: bytes) -> None:
     failure = refused(lambda: api.objects(png[:-20]), 400)
     assert (failure.error, failure.message) == ("Bad request", "Invalid request body.")
     assert (failure.details, failure.retry_after) == ({"data": ["Truncated PNG image."]}, None)
-    assert str(failure) == '400 Bad request: Invalid request body. {"data": ["Truncated PNG image."]}'
+    assert str(failure) == "400 Bad request: Invalid request body. data: Truncated PNG image."
     assert "limit" in refused(lambda: api.annotated(png, limit=0), 400).details
 
 
@@ -187,9 +387,8 @@ def test_401(url: str, png: bytes) -> None:
 def test_401_for_a_large_photo(serve: Serve) -> None:
     """The reply of a server that refuses a body without reading it is read, although sending the body fails."""
     server = serve(WEB_CONCURRENCY="1")
-    photo = b"\x89PNG\r\n\x1a\n" + bytes(64 * 2**20)
     for _ in range(5):
-        refused(lambda: Client(server.url, TOKEN).objects(photo), 401)
+        refused(lambda: Client(server.url, TOKEN)._call("POST", OBJECTS, {}, bytes(64 * 2**20)), 401)
 
 
 def test_403(api: Client, url: str, add_user: AddUser, png: bytes) -> None:
@@ -321,6 +520,23 @@ def test_no_number_of_seconds(wait: str) -> None:
     """Without a number in Retry-After the call is not retried."""
     with canned(http(503, BUSY, f"Retry-After: {wait}"), NAMES) as server:
         assert refused(Client(server.url, TOKEN, sleep=never).names, 503).retry_after is None
+
+
+@pytest.mark.parametrize(
+    ("details", "text"),
+    [
+        ('{"data":["Not a PNG image."]}', " data: Not a PNG image."),
+        ('{"data":["Not base64.","Empty."],"limit":["1 to 100."]}', " data: Not base64. Empty.; limit: 1 to 100."),
+        ('["IMAGES_OBJECTS",1]', " IMAGES_OBJECTS 1"),
+        ('"Why."', " Why."),
+        ("null", ""),
+        ('{"a":' * 400 + "1" + "}" * 400, " a: a: a:"),
+    ],
+)
+def test_details(details: str, text: str) -> None:
+    """The text of a failure has the details in words, of whatever shape they are."""
+    with canned(http(400, envelope(400, f'"error":"E","message":"M.","details":{details}'))) as server:
+        assert str(refused(Client(server.url, TOKEN).names, 400)) == f"400 E: M.{text}"
 
 
 UNEXPECTED = {
@@ -497,7 +713,7 @@ def test_certificates(tmp_path: Path) -> None:
     assert len(server.seen) == 1
 
 
-# --- the file
+# --- the folder
 
 
 def loads(code: str) -> set[str]:
@@ -507,11 +723,12 @@ def loads(code: str) -> set[str]:
     return {name for name in loaded if name.partition(".")[0] not in sys.stdlib_module_names}
 
 
-def test_the_file_stands_alone() -> None:
-    """A copy of the file needs only the standard library."""
-    assert loads("sys.path[:0] = ['augu_api']\nimport client") == {"client"}
+def test_the_folder_stands_alone() -> None:
+    """A copy of the folder needs only the standard library."""
+    assert loads("sys.path[:0] = ['augu_api']\nimport client") == {"client", "client.photo", "client.replies"}
 
 
 def test_the_import_is_light() -> None:
     """Importing the client from the package loads nothing else of the package, and no other package."""
-    assert loads("import augu_api.client") == {"augu_api", "augu_api.client"}
+    own = {"augu_api.client", "augu_api.client.photo", "augu_api.client.replies"}
+    assert loads("import augu_api.client") == {"augu_api", *own}

@@ -14,9 +14,10 @@ import augu_api
 
 MAX_MODULE, MAX_FUNCTION = 300, 20  # lines
 PACKAGE = Path(augu_api.__file__).parent
-LAYERS = [{"core", "photos"}, {"detection", "store"}, {"web"}, {"app"}, {"operating"}]
+LAYERS = [{"client", "core", "photos"}, {"detection", "store"}, {"web"}, {"app"}, {"operating"}]
 """The layers, lowest first: folders, except for `app` (app.py) and `core` (the other files outside folders)."""
 FOREIGN = {
+    "client": {"flask", "werkzeug", "sqlalchemy", "alembic", "marshmallow", "limits", "numpy"},
     "core": {"flask", "werkzeug", "sqlalchemy", "alembic", "marshmallow", "limits"},
     "photos": {"flask", "werkzeug", "sqlalchemy", "alembic", "marshmallow", "limits"},
     "detection": {"flask", "werkzeug", "sqlalchemy", "alembic", "limits"},
@@ -49,7 +50,8 @@ def imported(path: Path) -> set[str]:
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            names |= {str(node.module), *(f"{node.module}.{alias.name}" for alias in node.names)}
+            module = f"{dotted(path.parent)}.{node.module}" if node.level else str(node.module)
+            names |= {module, *(f"{module}.{alias.name}" for alias in node.names)}
     return names
 
 
@@ -77,8 +79,10 @@ def test_imports_point_down(path: Path) -> None:
 
 
 def test_the_client_stands_alone() -> None:
-    """The client imports the standard library and nothing else, so that the file can be copied."""
-    assert {name.partition(".")[0] for name in imported(PACKAGE / "client.py")} <= sys.stdlib_module_names
+    """The client imports the standard library, Pillow and itself, so that the folder can be copied."""
+    names = {name for path in (PACKAGE / "client").glob("*.py") for name in imported(path)}
+    own = {name for name in names if name.startswith("augu_api.client.")}
+    assert {name.partition(".")[0] for name in names - own} <= sys.stdlib_module_names | {"PIL"}
 
 
 def test_only_config_reads_the_environment() -> None:
