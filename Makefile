@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN = .venv/bin
 ENGINE ?= $(AUGU_ENGINE)
-SERVING = --extra postgresql --extra redis
+SERVING = --extra server --extra postgresql --extra redis
 COMPILE = $(BIN)/uv pip compile --universal --python-version 3.11 --no-annotate --no-header --quiet --upgrade setup.cfg \
 	$(SERVING)
 
@@ -53,6 +53,7 @@ lock: .venv/test  ## update the pinned requirements from setup.cfg
 	echo '-e .' >> requirements.txt
 
 .venv/run: requirements.txt setup.cfg
+	$(PYTHON) -c 'import sys; (3, 11) <= sys.version_info < (3, 14) or sys.exit("The server needs Python 3.11 to 3.13.")'
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --no-deps -r requirements.txt
 	touch $@

@@ -1,11 +1,13 @@
 """The Python client, against the real application, and against servers and proxies that misbehave."""
 
 import os
+import re
 import subprocess
 import sys
 import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from configparser import ConfigParser
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from io import BufferedReader, BytesIO, StringIO
@@ -32,6 +34,7 @@ from augu_api.store import accounts
 from augu_api.web.service import KEY, Service
 from tests.canned import HTML, TOKEN, canned, envelope, http, running
 from tests.helpers import (
+    BIN,
     BOTH,
     OBJECTS,
     AddUser,
@@ -726,6 +729,44 @@ def loads(code: str) -> set[str]:
 def test_the_folder_stands_alone() -> None:
     """A copy of the folder needs only the standard library."""
     assert loads("sys.path[:0] = ['augu_api']\nimport client") == {"client", "client.photo", "client.replies"}
+
+
+def test_old_pythons() -> None:
+    """The client runs on every Python on which its distribution can be installed, and that brings Pillow alone."""
+    config = ConfigParser()
+    config.read(ROOT / "setup.cfg")
+    assert config["options"]["install_requires"].split() == ["pillow>=11"]
+    oldest = config["options"]["python_requires"].removeprefix(">=")
+    needed("vermin")
+    command = [str(BIN / "vermin"), f"--target={oldest}-", "--violations", "--no-tips"]
+    files = ["augu_api/__init__.py", "augu_api/client", "augu_api/operating/__init__.py"]
+    done = subprocess.run([*command, *files], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+
+
+def test_without_the_server() -> None:
+    """Where only the client is installed, the command line says so in one line."""
+    code = "import sys; sys.modules['click'] = None; from augu_api.operating import main; main()"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert re.fullmatch(r"Error: .*click.*: pip install 'augu-api\[server\]'\n", done.stderr)
+
+
+def test_without_pillow(png: bytes) -> None:
+    """Without Pillow a PNG is sent, and another photo is refused in one line that names Pillow."""
+    code = (
+        "import sys; sys.path[:0] = ['augu_api']; from client import Client\n"
+        "api = Client(*sys.argv[1:])\n"
+        "print(api.objects(bytes.fromhex(sys.stdin.readline())).objects)\n"
+        "try: api.objects(b'JPEG')\n"
+        "except ValueError as error: print(error)"
+    )
+    with canned(http(200, envelope(200, '"data":{"objects":[],"took":5}'))) as server:
+        command = [sys.executable, "-S", "-c", code, server.url, TOKEN]
+        shown = subprocess.check_output(command, cwd=ROOT, text=True, input=f"{png.hex()}\n").splitlines()
+    assert len(server.seen) == 1
+    assert shown[0] == "()"
+    assert re.fullmatch("Without Pillow a photo must be a PNG .*: pip install pillow", shown[1])
 
 
 def test_the_import_is_light() -> None:
