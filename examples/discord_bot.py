@@ -1,55 +1,56 @@
 """A Discord bot that replies to `!objects` and a photo with the boxes drawn, and to `!objects names` with the names.
 
-Needs discord.py, Pillow, and either augu-api or a copy of augu_api/client.py. Enable the "Message Content Intent" of
-the bot in Discord's developer portal, set AUGU_URL, AUGU_TOKEN and DISCORD_TOKEN, and run
-`python examples/discord_bot.py`.
+Needs discord.py and augu-api, without its server. Enable the "Message Content Intent" of the bot in Discord's developer
+portal, set AUGU_URL, AUGU_TOKEN and DISCORD_TOKEN, and run `python examples/discord_bot.py`.
 """
 
 import asyncio
+import logging
 import os
+import sys
 from io import BytesIO
 from typing import Any, Literal
 
 import discord
 from discord.ext import commands
-from PIL import Image, ImageOps
 
-from augu_api.client import CallFailed, Client
+from augu_api.client import CallFailed, Client, InvalidPhoto
 
-MAX_PIXELS = 50_000_000  # anybody can post any file
-MAX_SIDE = 1280  # pixels; the PNG of a full-size photo would exceed the service's limit
+SETTINGS = {
+    "AUGU_URL": "the address of the service",
+    "AUGU_TOKEN": "the token for the service",
+    "DISCORD_TOKEN": "the bot's token from Discord's developer portal",
+}
+MAX_BYTES = 25_000_000
+MAX_PIXELS = 50_400_000  # anybody can post any file
 
 Context = commands.Context[commands.Bot]
+log = logging.getLogger("discord.augu")
 
 
-def opened(file: bytes) -> Image.Image:
-    """The photo, upright and not too large."""
-    image = Image.open(BytesIO(file), formats=("JPEG", "PNG", "WEBP"))
-    if image.width * image.height > MAX_PIXELS:
-        raise ValueError("too many pixels")
-    image.thumbnail((MAX_SIDE, MAX_SIDE))
-    return ImageOps.exif_transpose(image).convert("RGB")
-
-
-def described(client: Client, image: Image.Image) -> str:
+def described(client: Client, photo: bytes) -> str:
     """The objects in the photo, in words."""
-    found = client.objects(image).objects
+    found = client.objects(photo).objects
     return ", ".join(f"{item.name} ({item.score:.0f} %)" for item in found) or "I found nothing that I know."
 
 
 async def reply(context: Context, client: Client, photo: discord.Attachment, how: str) -> None:
     """Reply to a message with the objects in its photo."""
+    if photo.size > MAX_BYTES:
+        await context.reply("This file is too large.")
+        return
     try:
-        image = await asyncio.to_thread(opened, await photo.read())
+        file = await photo.read()
         if how == "names":
-            await context.reply(await asyncio.to_thread(described, client, image))
+            await context.reply(await asyncio.to_thread(described, client, file))
         else:
-            drawn = await asyncio.to_thread(client.annotated, image)
+            drawn = await asyncio.to_thread(client.annotated, file)
             await context.reply(file=discord.File(BytesIO(drawn), "objects.png"))
+    except InvalidPhoto as error:
+        await context.reply(f"I cannot open this photo. {error}")
     except CallFailed as failure:
-        await context.reply(f"That did not work: {failure.error}.")
-    except (OSError, ValueError):
-        await context.reply("I cannot open this photo.")
+        log.warning("%s", failure)  # its message may have the address of the service, which is not for everybody
+        await context.reply(f"That did not work: {failure.error}. {failure.reasons}".rstrip())
 
 
 def make_bot(client: Client, **options: Any) -> commands.Bot:
@@ -70,5 +71,17 @@ def make_bot(client: Client, **options: Any) -> commands.Bot:
     return bot
 
 
+def main() -> None:
+    """Run the bot. Ends with one line if a setting is missing or wrong."""
+    missing = [f"{name} to {meaning}" for name, meaning in SETTINGS.items() if not os.environ.get(name)]
+    if missing:
+        sys.exit(f"Set {', '.join(missing)}.")
+    try:
+        client = Client(os.environ["AUGU_URL"], os.environ["AUGU_TOKEN"], max_decoded=MAX_PIXELS)
+        make_bot(client).run(os.environ["DISCORD_TOKEN"])
+    except (ValueError, discord.LoginFailure, discord.PrivilegedIntentsRequired) as error:
+        sys.exit(str(error))
+
+
 if __name__ == "__main__":
-    make_bot(Client(os.environ["AUGU_URL"], os.environ["AUGU_TOKEN"])).run(os.environ["DISCORD_TOKEN"])
+    main()

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -23,13 +24,14 @@ from PIL import Image
 
 from augu_api.client import Client
 from augu_api.config import ROOT
-from examples.discord_bot import MAX_SIDE, make_bot
+from examples.discord_bot import MAX_BYTES, make_bot
 from tests.canned import HTML, TOKEN, canned, envelope, http
-from tests.helpers import free_port, missing, png_of
+from tests.helpers import file_of, free_port, missing, png_of
 from tests.readme import BLOCK
 from tests.servers import Server, add, serving
 
 STREET = ROOT / "examples" / "street.png"
+CLIENTS = ROOT / "docs" / "clients.md"
 FOUND = {"stop sign": "100.0", "traffic light": "96.75"}
 SECTION = (ROOT / "README.md").read_text().partition("## From your program\n")[2].partition("\n#")[0]
 BLOCKS = [block for _, block in BLOCK.findall(SECTION)]
@@ -69,18 +71,72 @@ def test_readme(api: Client) -> None:
         assert [line.startswith(f"{name} {score} ") for line, (name, score) in zip(lines, FOUND.items(), strict=True)]
 
 
-SCRIPTS = [("bash", "examples/objects.sh"), ("node", "examples/objects.mjs")]
+@pytest.fixture(scope="module")
+def phone() -> bytes:
+    """The street as a phone stores it: a JPEG of 12 megapixels that lies on its side."""
+    with Image.open(STREET) as street:
+        lying = street.convert("RGB").resize((4000, 3000)).transpose(Image.Transpose.ROTATE_90)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn it clockwise to see it
+    return file_of(lying, "JPEG", exif=exif)
 
 
-def test_a_script_that_is_refused(api: Client) -> None:
-    """A script whose call fails says why, and exits with an error."""
-    for script in SCRIPTS:
-        done = run(api, *script, str(STREET), AUGU_TOKEN="wrong")
-        assert done.returncode != 0
-        assert "You are not authorized." in done.stdout + done.stderr
-        done = run(api, *script, "README.md")
-        assert done.returncode != 0
-        assert "Invalid request body." in done.stdout + done.stderr
+def test_a_photo_of_a_phone(api: Client, phone: bytes) -> None:
+    """The objects in a photo that is turned and made smaller are those of the same photo as it is, with its boxes."""
+    with Image.open(STREET) as street:
+        wider, higher = 4000 / street.width, 3000 / street.height
+    expected, found = api.objects(STREET).objects, api.objects(phone).objects
+    assert [item.name for item in found] == [item.name for item in expected] == list(FOUND)
+    for item, small in zip(found, expected, strict=True):
+        assert item.score == pytest.approx(small.score, abs=3)
+        box = (small.x * wider, small.y * higher, small.width * wider, small.height * higher)
+        assert (item.x, item.y, item.width, item.height) == pytest.approx(box, abs=30)
+    with Image.open(BytesIO(api.annotated(phone))) as picture:
+        assert picture.width * 3 == pytest.approx(picture.height * 4, rel=0.01)
+
+
+SCRIPTS = [("bash", "examples/objects.sh"), ("node", "examples/client.mjs")]
+
+
+def fails(api: Client, *command: str, **env: str) -> str:
+    """The one line with which a program fails."""
+    done = run(api, *command, **env)
+    assert done.returncode == 1
+    assert done.stdout == ""
+    (line,) = done.stderr.splitlines()
+    return line
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=[program for program, _ in SCRIPTS])
+def test_a_script_that_is_refused(api: Client, script: tuple[str, str], tmp_path: Path) -> None:
+    """A script whose call fails says why in one line, with the details, and exits with an error."""
+    assert fails(api, *script, str(STREET), AUGU_TOKEN="wrong").startswith("401 Unauthorized: You are not authorized.")
+    (tmp_path / "half.png").write_bytes(STREET.read_bytes()[:-20])
+    refusal = fails(api, *script, str(tmp_path / "half.png"))
+    assert refusal.startswith("400 Bad request: Invalid request body. data: Truncated PNG image.")
+    with canned(http(404, HTML)) as server:
+        assert "404" in fails(Client(server.url, TOKEN), *script, str(STREET))
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=[program for program, _ in SCRIPTS])
+def test_a_script_that_misses_something(script: tuple[str, str]) -> None:
+    """A script says in one line which setting or file is missing, and sends nothing."""
+    with canned(http(500, b"")) as server:
+        api = Client(server.url, TOKEN)
+        assert fails(api, *script, str(STREET), AUGU_URL="").startswith("Set AUGU_URL to ")
+        assert fails(api, *script, str(STREET), AUGU_TOKEN="").startswith("Set AUGU_TOKEN to ")
+        assert fails(api, *script).startswith("Usage: ")
+        assert "none.png" in fails(api, *script, "none.png")
+        assert fails(api, *script, "examples")
+        assert server.seen == []
+
+
+def test_the_bot_misses_something(api: Client) -> None:
+    """The bot says in one line which settings are missing or cannot be used."""
+    bot = (sys.executable, "-m", "examples.discord_bot")
+    line = fails(api, *bot, AUGU_TOKEN="", DISCORD_TOKEN="")
+    assert line.startswith("Set AUGU_TOKEN to the token for the service, DISCORD_TOKEN to ")
+    assert fails(api, *bot, AUGU_URL="localhost", DISCORD_TOKEN="d").startswith("The url must look like ")
 
 
 BUSY = http(503, envelope(503, '"error":"Service Unavailable","message":"Busy."'), "Retry-After: 1")
@@ -105,10 +161,179 @@ def test_a_script_that_waits(script: tuple[str, str]) -> None:
 
 def test_the_shell_without_jq(api: Client, tmp_path: Path) -> None:
     """Without jq the reply is printed as it is."""
-    for program in ("bash", "cat", "curl"):
+    for program in ("bash", "cat", "curl", "head", "mktemp", "rm"):
         (tmp_path / program).symlink_to(str(shutil.which(program)))
     done = run(api, "bash", "examples/objects.sh", str(STREET), PATH=str(tmp_path))
     assert [item["name"] for item in json.loads(done.stdout)["data"]["objects"]] == list(FOUND)
+    done = run(api, "bash", "examples/objects.sh", "README.md", PATH=str(tmp_path))
+    assert done.returncode == 1
+    assert done.stderr.startswith('400 {"statusCode":400,')
+
+
+# --- the client for Node
+
+SET_UP = """
+import { readFile } from "node:fs/promises";
+import { pathToFileURL } from "node:url";
+import { CallFailed, Client, InvalidPhoto } from "./examples/client.mjs";
+const slept = [];
+const client = new Client(process.env.AUGU_URL, process.env.AUGU_TOKEN, {
+  sleep: async (seconds) => slept.push(seconds), ...JSON.parse(process.env.OPTIONS ?? "{}"),
+});
+const png = await readFile("examples/street.png");
+const failure = (call) => call.then(() => null, ({ name, message, status, error, reason, details, retryAfter }) =>
+  ({ name, message, status, error, reason, details, retryAfter }));
+"""
+
+
+def node(api: Client, code: str, **options: int) -> Any:
+    """What a program with the client returns."""
+    program = f"{SET_UP}const run = async () => {{ {code} }};\nconsole.log(JSON.stringify(await run()));"
+    done = run(api, "node", "--input-type=module", "--eval", program, OPTIONS=json.dumps(options))
+    assert (done.returncode, done.stderr) == (0, "")
+    return json.loads(done.stdout)
+
+
+def test_node_objects(api: Client) -> None:
+    """The client for Node finds the same objects as the Python client, whatever holds the PNG."""
+    kinds = "png, new Uint8Array(png), new Uint8Array(png).buffer, new Blob([png]), 'examples/street.png'"
+    kinds += ", pathToFileURL('examples/street.png')"
+    found = node(api, f"return Promise.all([{kinds}].map((photo) => client.objects(photo)))", retries=9)
+    expected = [vars(item) for item in api.objects(STREET).objects]
+    assert [data["objects"] for data in found] == [expected] * 6
+    assert found[0]["took"] >= 0
+
+
+def test_node_documented(api: Client) -> None:
+    """The code for Node in docs/clients.md finds the objects."""
+    (code,) = [block for language, block in BLOCK.findall(CLIENTS.read_text()) if language == "js"]
+    code = code.replace("./client.mjs", "./examples/client.mjs").replace("photo.png", str(STREET))
+    done = run(
+        api, "node", "--input-type=module", "--eval", f"{code}console.log(objects.map(({{name}}) => name).join())"
+    )
+    assert (done.stdout, done.stderr) == (f"{','.join(FOUND)}\n", "")
+
+
+@pytest.mark.parametrize(
+    ("parameters", "of_node"),
+    [
+        ({"min_score": 99}, {"minScore": 99}),
+        ({"limit": 1}, {"limit": 1}),
+        ({"names": ["traffic light", "cat"]}, {"names": ["traffic light", "cat"]}),
+        ({"names": "cat"}, {"names": "cat"}),
+    ],
+)
+def test_node_parameters(api: Client, parameters: dict[str, Any], of_node: dict[str, Any]) -> None:
+    """Each parameter does the same as in the Python client."""
+    found = node(api, f"return client.objects(png, {json.dumps(of_node)})")
+    assert [item["name"] for item in found["objects"]] == [
+        item.name for item in api.objects(STREET, **parameters).objects
+    ]
+
+
+def test_node_annotated(api: Client) -> None:
+    """The client for Node gets the photo with its boxes."""
+    drawn = node(api, "return (await client.annotated(png, { maxSide: 100 })).toString('hex')")
+    assert bytes.fromhex(drawn) == api.annotated(STREET, max_side=100)
+
+
+def test_node_refuses_other_photos() -> None:
+    """What is no PNG is refused before anything is sent, and the message has commands that make one."""
+    code = "return Promise.all([{}].map((photo) => failure(client.objects(photo))))"
+    api = Client(f"http://127.0.0.1:{free_port()}", TOKEN)
+    photos = "'README.md', png.subarray(1), new Blob([]), 'none.png', 5, null"
+    text, jpeg, empty, none, number, null = node(api, code.replace("{}", photos))
+    assert {failure["name"] for failure in (text, jpeg, empty, none, number, null)} == {"InvalidPhoto"}
+    assert "magick README.md -auto-orient -resize 1280x1280 photo.png" in text["message"]
+    assert "sharp" in jpeg["message"]
+    assert empty["message"] == "The photo is empty."
+    assert "no such file" in none["message"]
+    assert number["message"] == null["message"] == "A photo is a path, an ArrayBuffer, an array of bytes or a Blob."
+
+
+FAILED = envelope(400, '"error":"Bad request","message":"M.","details":{"data":["One.","Two."],"limit":["Three."]}')
+
+
+def test_node_failures() -> None:
+    """A failure has the status, the message, the details and the seconds to wait, and its text has all reasons."""
+    with canned(http(400, FAILED, "Retry-After: 5")) as server:
+        failure = node(Client(server.url, TOKEN), "return failure(client.objects(png))")
+    assert failure == {
+        "name": "CallFailed",
+        "message": "400 Bad request: M. data: One. Two.; limit: Three.",
+        "status": 400,
+        "error": "Bad request",
+        "reason": "M.",
+        "details": {"data": ["One.", "Two."], "limit": ["Three."]},
+        "retryAfter": 5,
+    }
+
+
+@pytest.mark.parametrize(
+    ("options", "slept"), [({}, [7, 7, 7]), ({"retries": 5}, [7] * 5), ({"retries": 0}, []), ({"maxWait": 6}, [])]
+)
+@pytest.mark.parametrize("status", [429, 503])
+def test_node_retries(status: int, options: dict[str, int], slept: list[int]) -> None:
+    """The client for Node retries as the Python client does."""
+    with canned(http(status, envelope(status, '"error":"E","message":"M."'), "Retry-After: 7")) as server:
+        failure, seconds = node(
+            Client(server.url, TOKEN), "return [await failure(client.objects(png)), slept]", **options
+        )
+    assert (failure["message"], failure["retryAfter"], seconds) == (f"{status} E: M.", 7, slept)
+    assert len(server.seen) == len(slept) + 1
+
+
+UNEXPECTED = {
+    "a page": http(200, HTML),
+    "a redirect": http(302, HTML, "Location: /elsewhere"),
+    "other data": http(200, envelope(200, '"data":{}')),
+    "another status": http(200, envelope(503, '"error":null')),
+    "no body": b"HTTP/1.1 204 No Content\r\n\r\n",
+    "an echo": http(502, TOKEN.encode()),
+    "much": http(200, b"[" * (2**20 + 1)),
+    "nothing": b"",
+    "half a body": b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n{",
+    "no HTTP": TOKEN.encode() + b"\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("reply", UNEXPECTED.values(), ids=UNEXPECTED)
+def test_node_unexpected_replies(reply: bytes) -> None:
+    """A reply that is not from the service fails the call, is not retried, and shows neither itself nor the token."""
+    with canned(reply) as server:
+        failure = node(Client(server.url, TOKEN), "return failure(client.objects(png))")
+    assert failure["name"] == "CallFailed"
+    assert server.url in failure["message"]
+    assert TOKEN not in str(failure)
+    assert "html" not in str(failure)
+    assert len(server.seen) == 1
+
+
+def test_node_hides_the_token() -> None:
+    """A token that a server echoes is in no failure, and the client does not show it either."""
+    echo = envelope(418, f'"error":"E","message":"{TOKEN}","details":["{TOKEN}"]')
+    with canned(http(418, echo)) as server:
+        code = "return [await failure(client.objects(png)), JSON.stringify(client)]"
+        failure, shown = node(Client(server.url, TOKEN), code)
+    assert failure["message"] == "418 E: ... ..."
+    assert TOKEN not in shown
+
+
+@pytest.mark.parametrize(
+    ("url", "token", "message"),
+    [
+        ("localhost:8000", "a", "url"),
+        ("http://u:p@localhost", "a", "url"),
+        ("http://localhost/?a", "a", "url"),
+        ("http://localhost:99999", "a", "url"),
+        ("http://localhost", "", "token"),
+        ("http://localhost", "a\r\nX: 1", "token"),
+    ],
+)
+def test_node_settings(api: Client, url: str, token: str, message: str) -> None:
+    """An address or a token that cannot be used is refused at once."""
+    made = f"new Client({json.dumps(url)}, {json.dumps(token)})"
+    assert message in node(api, f"try {{ {made} }} catch (error) {{ return error.message }}")
 
 
 # --- Discord
@@ -152,7 +377,7 @@ class Discord:
         self.posted: asyncio.Queue[Posted] = asyncio.Queue()
 
     def app(self) -> web.Application:
-        app = web.Application()
+        app = web.Application(client_max_size=10 * 2**20)  # as Discord without a subscription
         app.add_routes(
             [
                 web.get("/api/v10/users/@me", self.answer(USER)),
@@ -246,12 +471,6 @@ def reply_to(content: str, file: bytes | None, api: Client) -> Posted:
     return asyncio.run(converse())
 
 
-def jpeg_of(image: Image.Image, **options: Any) -> bytes:
-    file = BytesIO()
-    image.save(file, "JPEG", **options)
-    return file.getvalue()
-
-
 def test_the_bot_finds_objects(api: Client) -> None:
     """The reply to `!objects` is the annotated photo, the reply to `!objects names` is text."""
     street = STREET.read_bytes()
@@ -262,31 +481,35 @@ def test_the_bot_finds_objects(api: Client) -> None:
     )
 
 
-def test_the_bot_takes_photos_of_phones(api: Client) -> None:
-    """A large JPEG that must be rotated is shown upright, and small enough for the service."""
-    with Image.open(STREET) as street:
-        lying = street.convert("RGB").resize((4000, 3000)).transpose(Image.Transpose.ROTATE_90)
-    exif = Image.Exif()
-    exif[0x0112] = 6  # turn it clockwise to see it
-    file = reply_to("!objects", jpeg_of(lying, exif=exif), api)["file"]
+def test_the_bot_takes_photos_of_phones(api: Client, phone: bytes) -> None:
+    """A large JPEG that must be turned is shown upright, and small enough for the service."""
+    file = reply_to("!objects", phone, api)["file"]
     with Image.open(BytesIO(file)) as picture:
-        assert picture.size == (MAX_SIDE, MAX_SIDE * 3 // 4)
-    assert "stop sign" in reply_to("!objects names", jpeg_of(lying, exif=exif), api)["content"]
+        assert picture.width * 3 == pytest.approx(picture.height * 4, rel=0.01)
+    assert "stop sign" in reply_to("!objects names", phone, api)["content"]
 
 
-@pytest.mark.parametrize("file", [b"", b"MZ", b"GIF89a" + bytes(99), png_of(Image.new("1", (8000, 8000)))])
+@pytest.mark.parametrize("file", [b"", b"MZ", b"GIF89a" + bytes(99), file_of(Image.new("1", (99, 99)), "BMP")])
 def test_the_bot_refuses_other_files(file: bytes) -> None:
-    """A file that is not a photo, or has too many pixels, is not decoded."""
-    api = Client(f"http://127.0.0.1:{free_port()}", TOKEN)
-    assert reply_to("!objects", file, api)["content"] == "I cannot open this photo."
+    """A file that is not a photo, or has too many pixels, is not decoded, and the bot says so."""
+    api = Client(f"http://127.0.0.1:{free_port()}", TOKEN, max_decoded=9800)
+    content = reply_to("!objects", file, api)["content"]
+    assert re.fullmatch(r"I cannot open this photo\. \S.+\.", content)
 
 
-def test_the_bot_says_what_is_wrong(png: bytes) -> None:
-    """The bot says that there is no photo, or that the service does not answer, but not the service's address."""
+def test_the_bot_downloads_no_large_file(png: bytes) -> None:
+    """A file that is too large is not downloaded."""
     api = Client(f"http://127.0.0.1:{free_port()}", TOKEN)
-    assert reply_to("!objects", None, api)["content"] == "Attach a photo."
-    assert reply_to("!objects", png, api)["content"] == "That did not work: No reply."
+    assert reply_to("!objects", bytes(MAX_BYTES + 1), api)["content"] == "This file is too large."
+
+
+def test_the_bot_says_what_is_wrong(api: Client, png: bytes) -> None:
+    """The bot says that there is no photo, or why a call failed, but not the service's address."""
+    silent = Client(f"http://127.0.0.1:{free_port()}", TOKEN)
+    assert reply_to("!objects", None, silent)["content"] == "Attach a photo."
+    assert reply_to("!objects", png, silent)["content"] == "That did not work: No reply."
     with canned(http(502, HTML)) as server:
-        assert (
-            reply_to("!objects names", png, Client(server.url, TOKEN))["content"] == "That did not work: Bad Gateway."
-        )
+        bad = Client(server.url, TOKEN)
+        assert reply_to("!objects names", png, bad)["content"] == "That did not work: Bad Gateway."
+    content = reply_to("!objects", png[:-20], api)["content"]
+    assert content.startswith("That did not work: Bad request. data: Truncated PNG image.")

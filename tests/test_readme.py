@@ -37,7 +37,7 @@ ELSEWHERE = {
     "cd /opt/augu-api && make install": BY_MAKE,
     "AUGU_MODEL=models/coins make run": BY_MAKE,
     "bash examples/objects.sh": EXAMPLE,
-    "node examples/objects.mjs": EXAMPLE,
+    "node examples/client.mjs": EXAMPLE,
     "make train": TRAINING,
     "augu-api weights evaluate models/coins": TRAINING,
     "augu-api weights pull": "downloads 78 MB; test_cli pulls from a server of its own",
@@ -59,7 +59,7 @@ ELSEWHERE = {
 }
 COMMANDS = {document: list(commands(document.read_text())) for document in DOCUMENTS}
 ALL = [command for of_document in COMMANDS.values() for command in of_document]
-LANGUAGES = {"sh", "console", "python", "nginx", "ini", "text"}
+LANGUAGES = {"sh", "console", "python", "js", "nginx", "ini", "text"}
 
 
 def program(command: Command) -> str:
