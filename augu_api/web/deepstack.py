@@ -11,11 +11,11 @@ from augu_api.flags import Flag
 from augu_api.web import envelope
 from augu_api.web.auth import Gates, bearer_token, receive
 from augu_api.web.body import Request, request
+from augu_api.web.deepstack_schemas import DeepStackFailure, DeepStackReply, DeepStackRequest
 from augu_api.web.docs.examples import SIGN_FILE
 from augu_api.web.envelope import Failure, json_reply
 from augu_api.web.monitoring import observe
 from augu_api.web.operation import Content, Operation, Shape
-from augu_api.web.schemas import DeepStackFailure, DeepStackReply, DeepStackRequest
 from augu_api.web.service import service
 
 MAX_PARTS = 8  # its clients send three

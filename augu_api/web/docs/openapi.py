@@ -13,7 +13,7 @@ from flask import Flask
 from marshmallow import fields
 from werkzeug.routing import Rule
 
-from augu_api.web import schemas
+from augu_api.web import deepstack_schemas, schemas
 from augu_api.web.auth import Gates
 from augu_api.web.docs.examples import ADMISSION, BAN, FLAGS, QUOTA, TOKEN, UNAVAILABLE
 from augu_api.web.envelope import Failure, error_of
@@ -48,7 +48,7 @@ def specification(app: Flask, names: Sequence[str] = ()) -> dict[str, Any]:
     converter.add_parameter_attribute_function(_commas)
     converter.add_attribute_function(_known(names))  # type: ignore[no-untyped-call]  # apispec has no types
     plugin.map_to_openapi_type(schemas.Photo, "string", "byte")  # type: ignore[no-untyped-call]  # apispec has no types
-    plugin.map_to_openapi_type(schemas.Upload, "string", "binary")  # type: ignore[no-untyped-call]  # as above
+    plugin.map_to_openapi_type(deepstack_schemas.Upload, "string", "binary")  # type: ignore[no-untyped-call]  # as above
     spec.components.security_scheme("token", {"type": "http", "scheme": "bearer", "bearerFormat": "JWS"})
     for rule in sorted(app.url_map.iter_rules(), key=lambda rule: rule.rule):
         spec.path(path_of(rule), operations=_operations(app, rule))
