@@ -53,7 +53,7 @@ def create_app(settings: Settings, detector: Detector | None = None) -> Flask:
     app.config.update(MAX_CONTENT_LENGTH=MAX_BODY, MAX_FORM_MEMORY_SIZE=MAX_BODY, PROVIDE_AUTOMATIC_OPTIONS=False)
     app.url_map.merge_slashes = False
     app.extensions[KEY] = _service(settings, detector)
-    envelope.register(app)
+    envelope.register(app, deepstack.shape if settings.deepstack else envelope.failure_body)
     request_log.register(app)  # Flask calls what comes after a request in reverse: headers, quota, metrics, log
     app.before_request(check_head)
     cors.register(app, settings.cors_origins)

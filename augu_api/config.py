@@ -105,8 +105,27 @@ class Settings:
         "AUGU_DEEPSTACK",
         default=False,
         parse=parsers.switch,
-        about="`1` serves `POST /v1/vision/detection` in DeepStack's protocol as well.",
+        about="`1` serves `POST /v1/vision/detection` in DeepStack's protocol as well, and what belongs to it.",
         shown="`0`",
+    )
+    deepstack_mb: int = _setting(
+        "AUGU_DEEPSTACK_MB", 5, parsers.at_most(10), "The largest file that DeepStack's protocol takes, up to 10 MB."
+    )
+    keyless: parsers.Keyless | None = _setting(
+        "AUGU_DEEPSTACK_KEYLESS",
+        None,
+        parsers.keyless,
+        "Who makes the requests of DeepStack's protocol that carry no token, and from which networks they may come: "
+        "`cameras@192.168.1.0/24,10.0.0.7`. Everyone in these networks acts as this user.",
+        "nobody",
+    )
+    proxies: tuple[parsers.Network, ...] = _setting(
+        "AUGU_PROXIES",
+        (),
+        parsers.networks,
+        "The addresses of your proxies, comma-separated: only their `X-Forwarded-For` says where a request without a "
+        "token comes from.",
+        "none",
     )
     metrics_token: str = _setting(
         "AUGU_METRICS_TOKEN",

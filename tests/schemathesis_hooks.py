@@ -6,7 +6,7 @@ from typing import Any
 import schemathesis
 from hypothesis import strategies as st
 
-from augu_api.web.deepstack import MAX_PARTS
+from augu_api.web.deepstack_callers import MAX_PARTS
 from augu_api.web.docs.examples import SIGN
 
 PNG = base64.b64decode(SIGN)

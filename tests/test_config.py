@@ -5,6 +5,7 @@ import stat
 import subprocess
 import sys
 from dataclasses import fields
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from augu_api.config import CORES, ROOT, Settings, SettingsError
+from augu_api.parsers import Keyless
 from tests.helpers import AtOnce, missing
 
 SECRET = "0123456789abcdef0123456789abcdef"
@@ -43,6 +45,9 @@ def test_defaults(tmp_path: Path) -> None:
         "max_pixels": 25_000_000,
         "queue": 8,
         "deepstack": False,
+        "deepstack_mb": 5,
+        "keyless": None,
+        "proxies": (),
         "metrics_token": "",
         "metrics_dir": None,
         "docs_url": "/docs",
@@ -76,6 +81,10 @@ GOOD: list[tuple[str, str, Any]] = [
     ("AUGU_QUEUE", "007", 7),
     ("AUGU_DEEPSTACK", "1", True),
     ("AUGU_DEEPSTACK", "0", False),
+    ("AUGU_DEEPSTACK_MB", "10", 10),
+    ("AUGU_DEEPSTACK_KEYLESS", "cameras@192.168.1.0/24", Keyless("cameras", (IPv4Network("192.168.1.0/24"),))),
+    ("AUGU_DEEPSTACK_KEYLESS", "a@b@10.0.0.7, ::1", Keyless("a@b", (IPv4Network("10.0.0.7"), IPv6Network("::1")))),
+    ("AUGU_PROXIES", "127.0.0.1,fd00::/8", (IPv4Network("127.0.0.1"), IPv6Network("fd00::/8"))),
     ("AUGU_METRICS_TOKEN", SECRET, SECRET),
     ("PROMETHEUS_MULTIPROC_DIR", "/var/../tmp", Path("/tmp")),
     ("AUGU_DOCS_URL", "https://docs.example.org", "https://docs.example.org"),
@@ -131,7 +140,7 @@ BAD_ORIGINS = [
     "https://app.example.org https://other.example.org",
     "https://app.example.org\r\nX: 1",
 ]
-NUMBERS = ("AUGU_BAN_MINUTES", "AUGU_MAX_PIXELS", "AUGU_QUEUE", "WEB_CONCURRENCY", "PORT")
+NUMBERS = ("AUGU_BAN_MINUTES", "AUGU_DEEPSTACK_MB", "AUGU_MAX_PIXELS", "AUGU_QUEUE", "WEB_CONCURRENCY", "PORT")
 BAD = [(variable, text) for variable in NUMBERS for text in ("0", "-1", "1.5", "many", "٣", "²", " 1", str(2**31))] + [
     ("WEB_CONCURRENCY", "1001"),
     ("PORT", "65536"),
@@ -148,6 +157,16 @@ BAD = [(variable, text) for variable in NUMBERS for text in ("0", "-1", "1.5", "
     ("AUGU_METRICS_TOKEN", "short"),
     ("AUGU_DEEPSTACK", "yes"),
     ("AUGU_DEEPSTACK", " 1"),
+    ("AUGU_DEEPSTACK_MB", "11"),
+    ("AUGU_DEEPSTACK_KEYLESS", "cameras"),
+    ("AUGU_DEEPSTACK_KEYLESS", "192.168.1.0/24"),
+    ("AUGU_DEEPSTACK_KEYLESS", "cameras@"),
+    ("AUGU_DEEPSTACK_KEYLESS", "cameras@192.168.1.7/24"),
+    ("AUGU_DEEPSTACK_KEYLESS", "cameras@0.0.0.0/0"),
+    ("AUGU_DEEPSTACK_KEYLESS", "cameras@10.0.0.0/8,::/0"),
+    ("AUGU_DEEPSTACK_KEYLESS", "cameras@0.0.0.0/1,128.0.0.0/1"),
+    ("AUGU_PROXIES", "nginx"),
+    ("AUGU_PROXIES", "0.0.0.0/0"),
     ("AUGU_DATA_DIR", "/dev/null/data"),
     ("AUGU_DATA_DIR", "~nobody-of-that-name/data"),
     ("AUGU_DATA_DIR", "a\0b"),

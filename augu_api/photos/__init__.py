@@ -2,19 +2,21 @@
 
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from io import BytesIO
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 
-from augu_api.photos import jpeg, png
+from augu_api.photos import gif, jpeg, png, tiff
 from augu_api.photos.checks import MAX_BYTES, ImageRejected, check_length, check_pixels, check_share
 from augu_api.photos.png import decode
 
 __all__ = ["MAX_BYTES", "ImageRejected", "configure", "decode", "decode_upright"]
 
-UPLOADS = ("JPEG", "WEBP")  # as Pillow names them
+UPLOADS = ("JPEG", "WEBP", "BMP", "GIF", "TIFF")  # as Pillow names them
+MODES = frozenset(("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK"))  # with samples of at most 8 bits
 BY_PILLOW = 4  # Pillow needs up to 20 bytes for each pixel of a WebP, the decoder of PNGs 3
 TURNED: dict[int | None, Callable[[NDArray[np.uint8]], NDArray[np.uint8]]] = {
     2: lambda photo: photo[:, ::-1],
@@ -38,25 +40,49 @@ def configure() -> None:
     warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
-def decode_upright(data: bytes, max_pixels: int, *, trusted: bool = False) -> NDArray[np.uint8]:
-    """Decode a PNG as `decode` does, a JPEG or a WebP upright as it is shown; of an animation, the first frame.
+def decode_upright(
+    data: bytes, max_pixels: int, max_bytes: int = MAX_BYTES, *, trusted: bool = False
+) -> NDArray[np.uint8]:
+    """Decode a PNG as `decode` does, a JPEG, WebP, BMP, GIF or TIFF; of an animation, the first frame.
 
-    A kind whose decoder needs more memory than a PNG's may have fewer pixels: a JPEG of several scans half as many, a
-    WebP and a JPEG that only Pillow decodes a quarter. A trusted file may have any format that Pillow knows, and any
-    length unless it is a PNG. The result may be a view, turned. Raises ImageRejected.
+    The photo is upright, as its EXIF says. A kind whose decoder needs more memory than a PNG's may have fewer pixels:
+    a JPEG of several scans half as many, the others and a JPEG that only Pillow decodes a quarter. A trusted file may
+    have any format that Pillow knows, and any length unless it is a PNG. The result may be a view, turned. Raises
+    ImageRejected.
     """
     if data.startswith(png.SIGNATURE):
-        return decode(data, max_pixels)
+        return _turned(decode(data, max_pixels, max_bytes), _orientation(png.exif(data)))
     if not trusted:
-        check_length(data)
-    if data.startswith(jpeg.SIGNATURE):
+        check_length(data, max_bytes)
+        data = _prepared(data, max_pixels)
+    elif data.startswith(jpeg.SIGNATURE):
         data = jpeg.without_metadata(data)
     with _opened(data, None if trusted else UPLOADS) as image:
         check_pixels(*image.size, max_pixels)
         photo = jpeg.decode(data, image.size, max_pixels, trusted=trusted) if image.format == "JPEG" else None
         if photo is None and not trusted:
             check_share(*image.size, max_pixels, BY_PILLOW, f"{image.format} of this kind")
+            _check_kind(image)
+            if image.format == "JPEG" and (whole := jpeg.with_end(data)):
+                photo = jpeg.decode(whole, image.size, max_pixels, trusted=trusted)
         return _shown(image, photo)
+
+
+def _prepared(data: bytes, max_pixels: int) -> bytes:
+    """The same file without what would slow its decoder."""
+    if data.startswith(jpeg.SIGNATURE):
+        return jpeg.without_metadata(data)
+    if data.startswith(gif.SIGNATURE):
+        return gif.first_image(data, max_pixels)
+    return tiff.without_metadata(data) if data.startswith(tiff.SIGNATURES) else data
+
+
+def _check_kind(image: ImageFile.ImageFile) -> None:
+    """Refuse what Pillow decodes in Python, and samples that it would cut off at 255."""
+    if image.format == "BMP" and image.tile[0].codec_name != "raw":
+        raise ImageRejected("Compressed BMPs are not accepted.")
+    if image.format == "TIFF" and image.mode not in MODES:
+        raise ImageRejected("TIFFs with samples of more than 8 bits are not accepted.")
 
 
 def _opened(data: bytes, formats: tuple[str, ...] | None) -> ImageFile.ImageFile:
@@ -73,10 +99,23 @@ def _shown(image: ImageFile.ImageFile, photo: NDArray[np.uint8] | None) -> NDArr
     try:
         if photo is None:
             photo = _pixels(image)
-        turn = TURNED.get(image.getexif().get(ExifTags.Base.Orientation))
-        return turn(photo) if turn else photo
+        return _turned(photo, image.getexif().get(ExifTags.Base.Orientation))
     except Exception as error:
         raise ImageRejected(CORRUPT) from error
+
+
+def _orientation(exif: bytes) -> int | None:
+    """The orientation that EXIF tells, if it is sound."""
+    tags = Image.Exif()
+    with suppress(Exception):
+        tags.load(exif)
+        return tags.get(ExifTags.Base.Orientation)
+    return None
+
+
+def _turned(photo: NDArray[np.uint8], orientation: int | None) -> NDArray[np.uint8]:
+    turn = TURNED.get(orientation)
+    return turn(photo) if turn else photo
 
 
 def _pixels(image: ImageFile.ImageFile) -> NDArray[np.uint8]:

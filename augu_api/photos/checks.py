@@ -9,10 +9,10 @@ class ImageRejected(ValueError):
     """The bytes are not an image that can be accepted; the message says why, for a person."""
 
 
-def check_length(data: bytes) -> None:
+def check_length(data: bytes, max_bytes: int = MAX_BYTES) -> None:
     """Raise ImageRejected if a file is too long."""
-    if len(data) > MAX_BYTES:
-        raise ImageRejected(f"Larger than {MAX_BYTES} bytes.")
+    if len(data) > max_bytes:
+        raise ImageRejected(f"Larger than {max_bytes} bytes.")
 
 
 def check_pixels(width: int, height: int, max_pixels: int) -> None:

@@ -2,10 +2,13 @@
 
 import re
 from collections.abc import Iterator
+from hashlib import blake2b
+from io import BytesIO
 
 import numpy as np
 from kornia_rs.io import decode_image_jpegturbo
 from numpy.typing import NDArray
+from PIL import Image
 
 from augu_api.photos.checks import MAX_SEGMENTS, ImageRejected, check_share
 
@@ -17,6 +20,8 @@ BUFFERED = (
 SEQUENTIAL = frozenset((0xC0, 0xC1))
 FRAMES = frozenset((0xC0, 0xC1, 0xC2, 0xC3, 0xC5, 0xC6, 0xC7))
 SOS, APP1 = 0xDA, 0xE1
+END = b"\xff\xd9"
+FILLERS = (b"", b"\x5a" * 64, b"\xa5" * 64)
 ARITHMETIC = frozenset((0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF))
 METADATA = frozenset((*range(0xE1, 0xEE), 0xEF, 0xFE))  # without APP0 and APP14, which say how colours are stored
 MARKER = re.compile(rb"\xff[^\x00\xff]")
@@ -42,6 +47,29 @@ def is_buffered(data: bytes) -> bool:
     segments = dict(_segments(data))
     [frame] = [marker for marker in segments if marker in FRAMES][:1] or [0]
     return frame not in SEQUENTIAL or segments[frame][9:10] != segments[SOS][4:5]
+
+
+def with_end(data: bytes) -> bytes | None:
+    """The same JPEG with the end marker that it lacks; None if it lacks more than that, or nothing.
+
+    libjpeg-turbo takes what is missing of the samples to be zeros, so a truncated photo looks different if something
+    else follows. Only those of one scan are tried, since others may lack whole scans.
+    """
+    scan = dict(_segments(data))[SOS]
+    if END in bytes(scan) or is_buffered(data):
+        return None
+    start = data.removesuffix(b"\xff")
+    try:
+        seen = {_digest(start + filler + END) for filler in FILLERS}
+    except Exception:  # noqa: BLE001 - it is broken in another way as well
+        return None
+    return start + END if len(seen) == 1 else None
+
+
+def _digest(data: bytes) -> bytes:
+    """A digest of what Pillow shows, which passes over what is left of a scan. Raises Pillow's errors."""
+    with Image.open(BytesIO(data), formats=["JPEG"]) as image:
+        return blake2b(image.tobytes()).digest()
 
 
 def decode(data: bytes, size: tuple[int, int], max_pixels: int, *, trusted: bool) -> NDArray[np.uint8] | None:

@@ -18,12 +18,13 @@ from isal import isal_zlib
 from numpy.typing import NDArray
 from PIL import Image, ImageFile
 
-from augu_api.photos.checks import MAX_SEGMENTS, ImageRejected, check_length, check_pixels
+from augu_api.photos.checks import MAX_BYTES, MAX_SEGMENTS, ImageRejected, check_length, check_pixels
 from augu_api.photos.scanlines import CORRUPT, Inflated, Layout, png, strips
 from augu_api.photos.scanlines import SIGNATURE as FIRST
 
 SIGNATURE = FIRST
 STRIP = 1 << 16  # pixels, which stay in the processor's cache and block other threads for a millisecond at most
+MAX_EXIF = 1 << 16  # bytes
 MAX_WIDTH = 1 << 19  # a row of 64-bit pixels takes 4 MB, and two rows are needed at a time
 PIXEL_CHUNKS = frozenset((b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"))
 UNIQUE = {b"IHDR": "header", b"PLTE": "palette", b"tRNS": "transparency"}
@@ -61,12 +62,13 @@ Convert = Callable[[NDArray[np.uint8], Header], NDArray[np.uint8]]
 """From packed samples (H, stride) to RGB pixels (H, W, 3); the header describes this strip."""
 
 
-def decode(data: bytes, max_pixels: int) -> NDArray[np.uint8]:
+def decode(data: bytes, max_pixels: int, max_bytes: int = MAX_BYTES) -> NDArray[np.uint8]:
     """Decode a PNG into an RGB photo (H, W, 3) of at most `max_pixels` pixels; transparency is laid over white.
 
     Any colour type and depth, interlaced or not; of an animated file, the still image. Orientation and colour
     profiles are left as stored. Raises ImageRejected.
     """
+    check_length(data, max_bytes)
     header = _header(data, max_pixels)
     chunks = list(_chunks(data))
     _check_order(header, [kind for kind, _ in chunks])
@@ -83,8 +85,24 @@ def decode(data: bytes, max_pixels: int) -> NDArray[np.uint8]:
     return photo
 
 
+def exif(data: bytes) -> bytes:
+    """The content of the first sound eXIf chunk of a PNG that `decode` accepts, if it is as short as in a JPEG."""
+    at = len(SIGNATURE)
+    while data[at + 4 : at + 8] != b"IEND":
+        length, kind = struct.unpack_from(">I4s", data, at)
+        end = at + 12 + length
+        if kind == b"eXIf" and length <= MAX_EXIF and _checksum(data, end) == isal_zlib.crc32(data[at + 4 : end - 4]):
+            return data[at + 8 : end - 4]
+        at = end
+    return b""
+
+
+def _checksum(data: bytes, end: int) -> int:
+    """The checksum that a chunk ends with."""
+    return int.from_bytes(data[end - 4 : end])
+
+
 def _header(data: bytes, max_pixels: int) -> Header:
-    check_length(data)
     if not data.startswith(SIGNATURE):
         raise ImageRejected("Not a PNG image.")
     if len(data) < 33:

@@ -60,6 +60,11 @@ def find_by_token(session: Session, token: Token) -> User | None:
     return session.scalar(BY_TOKEN, token._asdict())
 
 
+def by_name(session: Session, name: str) -> User | None:
+    """The user of that name, if any."""
+    return session.scalar(select(User).where(User.name == name))
+
+
 def set_coefficient(user: User, coefficient: float) -> None:
     """Set the cap to `coefficient * 60` requests a window. Raises AccountError."""
     if not 0 <= coefficient <= MAX_COEFFICIENT:

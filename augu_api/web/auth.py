@@ -41,18 +41,21 @@ class Gates:
     slot: whether the view uses the detector. The body is read before the slot is taken, so that a slow client holds
         none, and the slot is taken before the request is counted, so that a request that finds none is not counted
     token: finds the token in the request
+    keyless: finds the user of a request without one
     """
 
     flags: Flag = NO_FLAGS
     slot: bool = False
     token: Callable[[], str | None] = bearer_token
+    keyless: Callable[[], User | None] = lambda: None
 
     def __call__(self, view: View) -> View:
         """Gate `view`."""
 
         @wraps(view)
         def gated(**arguments: Any) -> Response:
-            user = g.user = _authenticate(self.token())
+            token = self.token()
+            user = g.user = (self.keyless() if token is None else None) or _authenticate(token)
             _refuse_banned(user)
             if self.slot:
                 service.admission.check(user.id)
@@ -82,8 +85,9 @@ def receive(caller: Hashable) -> None:
     if ROOM in environ:
         environ[ROOM].give_to(caller)
     else:
-        length = request.content_length if "HTTP_TRANSFER_ENCODING" not in environ else MAX_BODY
-        environ[ROOM] = service.admission.rooms.take(caller, min(length or 0, MAX_BODY))
+        most = request.max_content_length or MAX_BODY
+        length = request.content_length if "HTTP_TRANSFER_ENCODING" not in environ else most
+        environ[ROOM] = service.admission.rooms.take(caller, min(length or 0, most))
         request.receive()
 
 

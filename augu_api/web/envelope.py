@@ -141,7 +141,7 @@ ERRORS: dict[type[Exception], Callable[[Any], Failure]] = {
 
 
 def register(scaffold: Scaffold, shape: Callable[[Failure], dict[str, Any]] = failure_body) -> None:
-    """Answer every error of an application or a blueprint, in a shape of its own if one is given."""
+    """Answer every error of an application, in the shape that is given."""
     for error, failure_of in ERRORS.items():
         scaffold.register_error_handler(error, partial(_answer, failure_of, shape))
 
