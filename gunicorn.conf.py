@@ -25,6 +25,7 @@ threads = settings.queue + 4 + readers(settings.queue)  # one detects, `queue` w
 timeout = 120  # the first start of a worker reads torch from a cold disk
 graceful_timeout = 30
 keepalive = 30  # for bots that keep a connection
+access_log_format = '%(h)s %(t)s "%(m)s %(U)s" %(s)s %(B)s'  # if it is switched on: without queries, which hold tokens
 control_socket_disable = True  # one path for all servers of a user
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8  # malloc.h of glibc; other systems have no mallopt
 with suppress(AttributeError):  # threads share what photos need, and what a large one took goes back to the system

@@ -12,6 +12,7 @@ LEFT_OUT = {
     "test_cluster.py",
     "test_concurrency.py",
     "test_deepstack.py",
+    "test_deepstack_callers.py",
     "test_docs.py",
     "test_documented.py",
     "test_engines.py",

@@ -136,6 +136,11 @@ PUBLIC = {
     ("/docs", "get"),
     ("/", "get"),
     ("/assets/<name>", "get"),
+    ("/v1/status/ping", "get"),
+    ("/v1/server/status/ping", "get"),
+    ("/v1/status/updateavailable", "get"),
+    *(("/v1/vision/custom/list", method) for method in ("get", "post")),
+    *(("/v1/vision/list-custom", method) for method in ("get", "post")),
 }
 
 

@@ -214,6 +214,8 @@ def test_min_confidence_is_a_lower_bound(
         (None, "wrong", 401),
         (None, "Bearer {}", 401),
         (None, "ä.ö.ü", 401),
+        (None, " {}\r\n", 200),
+        ("Bearer  {} ", None, 200),
     ],
 )
 def test_the_token_comes_in_the_header_or_in_the_form(

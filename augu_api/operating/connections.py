@@ -24,7 +24,7 @@ MAX_HEAD = 32 * 1024
 MAX_DISCARDED = 16 * 1024 * 1024
 """Bytes of a refused body that are still read, so that its sender gets to read the reply."""
 
-MAX_RECEIVED = 9 * 1024 * 1024
+MAX_RECEIVED = 12 * 1024 * 1024
 """Bytes of a request that are read for the application. A body in chunks could come with any number beside its own."""
 
 PARSE_SECONDS = 0.1

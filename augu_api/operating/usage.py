@@ -104,6 +104,11 @@ class Usage:
         ranked = sorted(self.users.items(), key=lambda item: -item[1].requests)
         return [statistics.row(_named(user, names)) for user, statistics in ranked]
 
+    def over_quota(self, names: dict[int, str]) -> list[tuple[str, int]]:
+        """The users who got replies of 429, and how many, most first."""
+        counts = Counter({_named(user, names): found.refused[429] for user, found in self.users.items()})
+        return [(name, count) for name, count in counts.most_common() if count]
+
 
 def _named(user: int | str | None, names: dict[int, str]) -> str:
     if user is None:

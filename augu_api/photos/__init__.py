@@ -54,24 +54,30 @@ def decode_upright(
         return _turned(decode(data, max_pixels, max_bytes), _orientation(png.exif(data)))
     if not trusted:
         check_length(data, max_bytes)
-        data = _prepared(data, max_pixels)
-    elif data.startswith(jpeg.SIGNATURE):
-        data = jpeg.without_metadata(data)
+    data = _prepared(data, max_pixels, trusted=trusted)
     with _opened(data, None if trusted else UPLOADS) as image:
         check_pixels(*image.size, max_pixels)
-        photo = jpeg.decode(data, image.size, max_pixels, trusted=trusted) if image.format == "JPEG" else None
-        if photo is None and not trusted:
-            check_share(*image.size, max_pixels, BY_PILLOW, f"{image.format} of this kind")
-            _check_kind(image)
-            if image.format == "JPEG" and (whole := jpeg.with_end(data)):
-                photo = jpeg.decode(whole, image.size, max_pixels, trusted=trusted)
-        return _shown(image, photo)
+        return _shown(image, _of_jpeg(image, data, max_pixels, trusted=trusted))
 
 
-def _prepared(data: bytes, max_pixels: int) -> bytes:
+def _of_jpeg(image: ImageFile.ImageFile, data: bytes, max_pixels: int, *, trusted: bool) -> NDArray[np.uint8] | None:
+    """The RGB pixels (H, W, 3) of a JPEG as stored; None if Pillow decodes it, or another kind, and may do so."""
+    is_jpeg = image.format == "JPEG"
+    photo = jpeg.decode(data, image.size, max_pixels, trusted=trusted) if is_jpeg else None
+    if photo is None and not trusted:
+        check_share(*image.size, max_pixels, BY_PILLOW, f"{image.format} of this kind")
+        _check_kind(image)
+        if is_jpeg and (whole := jpeg.with_end(data)):
+            return jpeg.decode(whole, image.size, max_pixels, trusted=trusted)
+    return photo
+
+
+def _prepared(data: bytes, max_pixels: int, *, trusted: bool) -> bytes:
     """The same file without what would slow its decoder."""
     if data.startswith(jpeg.SIGNATURE):
         return jpeg.without_metadata(data)
+    if trusted:
+        return data
     if data.startswith(gif.SIGNATURE):
         return gif.first_image(data, max_pixels)
     return tiff.without_metadata(data) if data.startswith(tiff.SIGNATURES) else data

@@ -68,8 +68,7 @@ def decode(data: bytes, max_pixels: int, max_bytes: int = MAX_BYTES) -> NDArray[
     Any colour type and depth, interlaced or not; of an animated file, the still image. Orientation and colour
     profiles are left as stored. Raises ImageRejected.
     """
-    check_length(data, max_bytes)
-    header = _header(data, max_pixels)
+    header = _header(data, max_pixels, max_bytes)
     chunks = list(_chunks(data))
     _check_order(header, [kind for kind, _ in chunks])
     inflated = Inflated(b"".join(raw[8:-4] for kind, raw in chunks if kind == b"IDAT"))
@@ -102,7 +101,8 @@ def _checksum(data: bytes, end: int) -> int:
     return int.from_bytes(data[end - 4 : end])
 
 
-def _header(data: bytes, max_pixels: int) -> Header:
+def _header(data: bytes, max_pixels: int, max_bytes: int) -> Header:
+    check_length(data, max_bytes)
     if not data.startswith(SIGNATURE):
         raise ImageRejected("Not a PNG image.")
     if len(data) < 33:

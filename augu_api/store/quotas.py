@@ -153,6 +153,10 @@ class Quotas:
         """The user's window as it is now; counts nothing."""
         return Quota(user.cap, *self._window(_key(user)))
 
+    def refused(self, user: User) -> int:
+        """How many replies of 429 the user has got in the last `ban_minutes`, unless they ended in a ban."""
+        return self.storage.get(self.refusals.key_for(str(user.id)))
+
     def check(self) -> bool:
         """Whether the storage answers."""
         return self.storage.check()

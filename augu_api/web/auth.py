@@ -54,8 +54,7 @@ class Gates:
 
         @wraps(view)
         def gated(**arguments: Any) -> Response:
-            token = self.token()
-            user = g.user = (self.keyless() if token is None else None) or _authenticate(token)
+            user = g.user = self._user()
             _refuse_banned(user)
             if self.slot:
                 service.admission.check(user.id)
@@ -70,6 +69,10 @@ class Gates:
 
         gated.gates = self  # type: ignore[attr-defined]  # read by docs/openapi.py
         return gated
+
+    def _user(self) -> User:
+        token = self.token()
+        return (self.keyless() if token is None else None) or _authenticate(token)
 
     def _may_send(self, user: User) -> bool:
         """Whether the body of a request is worth reading. The gates themselves come later, in their order."""

@@ -45,8 +45,11 @@ def usage(logs: tuple[BinaryIO, ...], since: datetime | None, *, as_json: bool) 
     used = Usage(since)
     for log in logs or (sys.stdin.buffer,):
         used.add(lines(log))
-    rows = used.rows(_names())
+    names = _names()
+    rows = used.rows(names)
     print_rows(rows if as_json else [{key: _cell(row[key]) for key in row} for row in rows], as_json=as_json)
+    for name, count in used.over_quota(names):
+        click.echo(f"{name} got {count} replies of 429: `augu-api users quota {name} …` sets another quota.", err=True)
     click.echo(f"Skipped {used.skipped} of {used.read} lines that are not request log entries.", err=True)
 
 

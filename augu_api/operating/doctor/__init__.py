@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from augu_api import config
 from augu_api.config import Settings, SettingsError
-from augu_api.operating.doctor import serving, storage
+from augu_api.operating.doctor import callers, serving, storage
 from augu_api.operating.doctor.findings import Finding, State, ok, problem, warning
 
 __all__ = ["Finding", "State", "examine"]
@@ -28,6 +28,8 @@ CHECKS = (
     Check("database", storage.database, {"AUGU_DATA_DIR", "DATABASE_URL"}),
     Check("counts", storage.counts, {"AUGU_DATA_DIR", "DATABASE_URL", "AUGU_RATELIMIT_STORAGE"}),
     Check("clock", storage.clock, {"AUGU_DATA_DIR", "DATABASE_URL"}),
+    Check("keyless", callers.keyless, {"AUGU_DATA_DIR", "DATABASE_URL", "AUGU_DEEPSTACK_KEYLESS", "AUGU_PROXIES"}),
+    Check("refused", callers.refused, {"AUGU_DATA_DIR", "DATABASE_URL", "AUGU_RATELIMIT_STORAGE", "AUGU_BAN_MINUTES"}),
     Check("model", serving.model, {"AUGU_DATA_DIR", "AUGU_MODEL", "AUGU_ENGINE", "WEB_CONCURRENCY"}),
     Check("workers", serving.workers, {"WEB_CONCURRENCY", "AUGU_MAX_PIXELS"}),
 )
