@@ -8,13 +8,14 @@ import struct
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from io import BytesIO
+from pathlib import Path
 from typing import Any
 from zlib import crc32
 
 import numpy as np
 import pytest
 import requests
-from deepstack.core import DeepstackException, DeepstackObject
+from deepstack.core import DeepstackObject
 from flask.testing import FlaskClient
 from numpy.typing import NDArray
 from PIL import Image
@@ -33,6 +34,7 @@ from augu_api.web.deepstack_callers import MAX_PARTS, MAX_TEXT
 from augu_api.web.service import Service
 from tests.helpers import (
     DETECTION,
+    LOOPBACK,
     MULTIPART,
     OBJECTS,
     AddUser,
@@ -41,6 +43,7 @@ from tests.helpers import (
     file_of,
     full,
     multipart,
+    needed,
     no_file_beyond,
     picture,
     png_of,
@@ -95,12 +98,20 @@ def fails(response: TestResponse, status: int, error: str) -> None:
 
 @pytest.fixture
 def server(serve: Serve) -> Server:
-    return serve(WEB_CONCURRENCY="1", AUGU_DEEPSTACK="1")
+    """A server where requests without a token are those of `cameras`, which exists if a test adds it."""
+    return serve(WEB_CONCURRENCY="1", AUGU_DEEPSTACK="1", AUGU_DEEPSTACK_KEYLESS="cameras@127.0.0.1")
 
 
-def ours(server: Server, token: str, png: bytes, min_score: float) -> tuple[Item, ...]:
+@pytest.fixture
+def jpegs(dev_photos: Path) -> list[bytes]:
+    """Ten photos of the world."""
+    return [path.read_bytes() for path in sorted((dev_photos / "images").glob("*.jpg"))[:10]]
+
+
+def ours(server: Server, token: str, image: bytes, min_score: float) -> tuple[Item, ...]:
     """What our own endpoint detects."""
-    return Client(server.url, token).objects(png, min_score=min_score).objects
+    with Image.open(BytesIO(image)) as decoded:
+        return Client(server.url, token).objects(png_of(decoded.convert("RGB")), min_score=min_score).objects
 
 
 def same(prediction: dict[str, Any], item: Item) -> None:
@@ -113,21 +124,52 @@ def same(prediction: dict[str, Any], item: Item) -> None:
     assert all(-0.01 < prediction[side] - at < 1.01 for side, at in high.items())
 
 
-def test_a_client_finds_what_our_endpoint_finds(server: Server) -> None:
-    """DeepStack's Python client gets the same objects, scores and boxes, and an error for a wrong key."""
+def with_deepstack_python(server: Server, key: str, image: bytes) -> list[dict[str, Any]]:
+    """What Home Assistant's DeepStack integration gets."""
+    found: list[dict[str, Any]] = DeepstackObject(LOOPBACK, server.port, key, min_confidence=0.45).detect(image)
+    return found
+
+
+def with_deepstack_sdk(server: Server, key: str, image: bytes) -> list[dict[str, Any]]:
+    sdk = needed("deepstack_sdk")
+    reply = sdk.Detection(sdk.ServerConfig(server.url, key)).detectObject(image, min_confidence=0.45)
+    return [vars(prediction) for prediction in reply]
+
+
+def with_codeproject_ai_api(server: Server, key: str, image: bytes) -> list[dict[str, Any]]:
+    """What Viseron and Home Assistant's CodeProject.AI integration get; it has no place for a key but the host."""
+    host = f"any:{key}@{LOOPBACK}" if key else LOOPBACK
+    client = needed("codeprojectai.core").CodeProjectAIObject(host, server.port, min_confidence=0.45)
+    found: list[dict[str, Any]] = client.detect(image)
+    return found
+
+
+CLIENTS = [with_deepstack_python, with_deepstack_sdk, with_codeproject_ai_api]
+
+
+@pytest.mark.parametrize("detect", CLIENTS)
+def test_a_client_finds_what_our_endpoint_finds(
+    detect: Callable[..., list[dict[str, Any]]], server: Server, jpegs: list[bytes]
+) -> None:
+    """Each client gets the same objects, scores and boxes for ten photos, and says 401 for a wrong token."""
     token = add(server)
-    client = DeepstackObject("127.0.0.1", server.port, token, min_confidence=0.45)
-    found = []
-    for name in ("astronaut", "chelsea", "coffee"):
-        png = png_of(picture(name))
-        predictions, objects = client.detect(png), ours(server, token, png, 45)
-        assert len(predictions) == len(objects)
+    count = 0
+    for jpeg in jpegs:
+        predictions, objects = detect(server, token, jpeg), ours(server, token, jpeg, 45)
         for prediction, item in zip(predictions, objects, strict=True):
             same(prediction, item)
-            found.append(prediction["label"])
-    assert {"person", "cat", "cup"} <= set(found)
-    with pytest.raises(DeepstackException, match="401"):
-        DeepstackObject("127.0.0.1", server.port, "wrong").detect(png)
+            count += 1
+    assert count > 10
+    with pytest.raises(Exception, match="401"):
+        detect(server, "a.b.c", jpegs[0])
+
+
+def test_a_client_without_a_place_for_a_token(server: Server, jpegs: list[bytes]) -> None:
+    """Programs that send no token at all are served as the user that the setting names, once there is one."""
+    with pytest.raises(Exception, match="401"):
+        with_codeproject_ai_api(server, "", jpegs[0])
+    token = add(server, "cameras")
+    assert with_codeproject_ai_api(server, "", jpegs[0]) == with_codeproject_ai_api(server, token, jpegs[0])
 
 
 def test_frigate_finds_what_our_endpoint_finds(server: Server) -> None:
@@ -136,8 +178,7 @@ def test_frigate_finds_what_our_endpoint_finds(server: Server) -> None:
     jpeg = file_of(picture("astronaut").resize((320, 320)), "JPEG")
     reply = requests.post(f"{server.url}{DETECTION}", data={"api_key": token}, files={"image": jpeg}, timeout=60)
     predictions = reply.json()["predictions"]
-    with Image.open(BytesIO(jpeg)) as decoded:
-        objects = ours(server, token, png_of(decoded), 40)
+    objects = ours(server, token, jpeg, 40)
     for prediction, item in zip(predictions, objects, strict=True):
         same(prediction, item)
         assert 0 <= prediction["x_min"] < prediction["x_max"] <= 320
