@@ -10,6 +10,7 @@ import stat
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import psycopg
@@ -17,13 +18,15 @@ import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
 from sqlalchemy import create_engine, text
+from sqlalchemy.orm import Session
 
 from augu_api import memory
 from augu_api.config import ROOT, Settings
 from augu_api.detection import Detection
 from augu_api.operating.cli import main
 from augu_api.operating.doctor import Finding, State, serving, storage
-from augu_api.store import database, migrate
+from augu_api.store import accounts, database, migrate
+from augu_api.store.quotas import REFUSALS_BEFORE_BAN, QuotaExceeded, Quotas
 from tests.helpers import BIN, FakeDetector, free_port
 from tests.servers import augu_api
 
@@ -82,7 +85,8 @@ def states(result: Result) -> dict[str, str]:
     return found
 
 
-CHECKED = ["settings", "folders", "secret", "database", "counts", "clock", "weights", "export", "engine", "workers"]
+CHECKED = ["settings", "folders", "secret", "database", "counts", "clock", "keyless", "refused"]
+CHECKED += ["weights", "export", "engine", "workers"]
 
 
 # --- nothing is wrong
@@ -142,7 +146,7 @@ def test_everything_wrong(examine: Examine, tmp_path: Path) -> None:
     assert sorted(line.partition(":")[0] for line in said) == sorted(named)
     assert states(result) == {
         "settings": "problem", "folders": "ok", "secret": "warning", "database": "warning", "counts": "warning",
-        "clock": "warning", "model": "problem", "workers": "ok",
+        "clock": "warning", "keyless": "warning", "refused": "warning", "model": "problem", "workers": "ok",
     }  # fmt: skip
     assert any(row["state"] == "warning" and "AUGU_MODLE" in row["found"] for row in rows)
 
@@ -417,3 +421,59 @@ def test_no_control_characters(examine: Examine) -> None:
     result = examine(AUGU_MODEL="\x1b]0;owned\x07", **{"AUGU_\x1b[2J": "x"})
     assert result.exit_code == 1
     assert not [c for c in result.output if not c.isprintable() and c != "\n"]
+
+
+# --- callers
+
+
+def says(result: Result, check: str) -> list[tuple[str, str]]:
+    """What a check found, with its state."""
+    return [(one["state"], one["found"]) for one in json.loads(result.stdout) if one["check"] == check]
+
+
+KEYLESS = {"AUGU_DEEPSTACK": "1", "AUGU_DEEPSTACK_KEYLESS": "alice@192.168.1.0/24"}
+
+
+def test_requests_without_a_token_are_said_loudly(examine: Examine, used: Path) -> None:
+    """Doctor names who acts without a token from where, the proxy that has to be believed, and a user that is amiss."""
+    assert says(examine("--json"), "keyless") == [("ok", "every request needs a token")]
+    everyone, unreachable, user = says(examine("--json", **KEYLESS), "keyless")
+    assert everyone[0] == "warning"
+    assert "EVERYONE in 192.168.1.0/24 acts as the user alice" in everyone[1]
+    assert "set AUGU_PROXIES=127.0.0.1" in unreachable[1]
+    assert user == ("problem", "the user alice lacks a flag: `augu-api users grant alice IMAGES_OBJECTS EXPERIMENTAL`")
+    augu_api("users", "grant", "alice", "IMAGES_OBJECTS", "EXPERIMENTAL", env=os.environ | {"AUGU_DATA_DIR": str(used)})
+    _, user = says(examine("--json", **KEYLESS, AUGU_PROXIES="127.0.0.1"), "keyless")
+    assert user == ("ok", "the user alice exists and has the flags")
+    _, user = says(examine("--json", **KEYLESS, PORT="8000"), "keyless")
+    assert user[0] == "ok"
+    here = KEYLESS | {"AUGU_DEEPSTACK_KEYLESS": "bob@127.0.0.0/8", "PORT": "8000"}
+    _, local, user = says(examine("--json", **here), "keyless")
+    assert "this machine is in these networks" in local[1]
+    assert user[0] == "problem"
+    assert "there is no user bob" in user[1]
+    [unused] = says(examine("--json", **KEYLESS | {"AUGU_DEEPSTACK": "0"}), "keyless")
+    assert "has no effect" in unused[1]
+
+
+def test_who_is_refused_is_said(examine: Examine, used: Path) -> None:
+    """Doctor names the users who are over their quota, or banned for it, and the command that helps."""
+    assert says(examine("--json"), "refused") == [("ok", "no user is over the quota")]
+    with database.open_existing(f"sqlite:///{used / 'augu.db'}") as engine:
+        quotas = Quotas(engine, "", 10)
+        with Session(engine) as session:
+            alice = accounts.find(session, "alice")
+            session.expunge_all()
+        for _ in range(alice.cap + 3):
+            with suppress(QuotaExceeded):
+                quotas.count(alice)
+        [refused] = says(examine("--json"), "refused")
+        assert refused[0] == "warning"
+        fix = "`augu-api users quota alice 2` sets a larger quota, or have it call less often"
+        assert refused[1] == f"alice has got 3 replies of 429 of 48 requests a minute: {fix}"
+        for _ in range(REFUSALS_BEFORE_BAN):
+            with suppress(QuotaExceeded):
+                quotas.count(alice)
+    [banned] = says(examine("--json"), "refused")
+    assert banned[0] == "warning"
+    assert re.match("alice is banned for another [0-9]+ seconds: `augu-api users quota alice 2`", banned[1])

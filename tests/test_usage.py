@@ -88,6 +88,7 @@ def test_table(tmp_path: Path, run: Run) -> None:
     assert rows[0] == "42 4 429: 2, 503: 1 20.1 20.1 bot: 3, curl: 1 2026-11-24 12:00:00+00:00"
     assert rows[1].startswith("nobody 1 401: 1 ")
     assert "by id" in result.stderr
+    assert "42 got 2 replies of 429: `augu-api users quota 42 …` sets another quota." in result.stderr
     assert not (tmp_path / "data").exists()
 
 

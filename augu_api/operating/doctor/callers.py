@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Iterator
 
+from limits.errors import StorageError
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
@@ -62,15 +63,14 @@ def refused(settings: Settings) -> Iterator[Finding]:
         with db.open_existing(settings.database_url) as engine, Session(engine) as session:
             quotas = Quotas(engine, settings.ratelimit_storage, settings.ban_minutes)
             found = [finding for user in accounts.all_users(session) for finding in _refusals(user, quotas)]
-    except SQLAlchemyError:
+    except (SQLAlchemyError, StorageError):  # which other checks report
         found = []
     yield from found or [ok("refused", "no user is over the quota")]
 
 
 def _refusals(user: User, quotas: Quotas) -> Iterator[Finding]:
-    fix = (
-        f"`augu-api users quota {user.name} {math.ceil(user.coefficient) * 2}` doubles the quota, or have it call less"
-    )
+    quota = math.ceil(user.coefficient) * 2
+    fix = f"`augu-api users quota {user.name} {quota}` sets a larger quota, or have it call less often"
     now = time.time()
     if user.banned_until is not None and now < user.banned_until:
         yield warning("refused", f"{user.name} is banned for another {user.banned_until - now:.0f} seconds", fix)
