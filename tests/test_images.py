@@ -256,6 +256,21 @@ def test_a_damaged_bit_is_noticed() -> None:
         assert reason(GOOD[: at // 8] + bytes([GOOD[at // 8] ^ 1 << at % 8]) + GOOD[at // 8 + 1 :])
 
 
+@pytest.mark.parametrize("kind", ["iCCP", "iTXt", "tEXt", "zTXt", "eXIf", "pHYs", "gAMA", "acTL", "abCd"])
+def test_a_wrong_checksum_without_pixels_is_ignored(kind: str) -> None:
+    """A broken chunk that makes no pixels changes nothing, as in browsers."""
+    broken = chunk(kind.encode(), b"Exif and other texts")[:-4] + b"\0\0\0\0"
+    assert (decode_upright(GOOD[:33] + broken + GOOD[33:], MAX_PIXELS) == decode(GOOD, MAX_PIXELS)).all()
+
+
+@pytest.mark.parametrize("kind", ["IHDR", "PLTE", "tRNS", "IDAT", "IEND"])
+def test_a_wrong_checksum_of_pixels_is_refused(kind: str) -> None:
+    """The chunks that make pixels have to be sound."""
+    whole = encode([[(0,)]], INDEXED, 8, before=chunk(b"tRNS", b"\0"))
+    end = whole.index(kind.encode()) + 4 + int.from_bytes(whole[whole.index(kind.encode()) - 4 :][:4])
+    assert reason(whole[:end] + bytes([whole[end] ^ 1]) + whole[end + 1 :]) == "Corrupt PNG image: a checksum is wrong."
+
+
 HEADER = "it does not start with a header"
 BAD_TYPE = "invalid bit depth, colour type or interlacing"
 BAD_SIZE = "its width or height is invalid"

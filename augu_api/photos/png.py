@@ -1,9 +1,9 @@
 """Decode PNG.
 
-A file is checked before anything is decoded: signature, header, and every chunk's length and checksum. Only the chunks
-that make pixels reach the decoder, so texts, colour profiles and animations in a file cost nothing. The rows are
-decoded in strips: beside the photo, only a few megabytes are in use at any time, whatever kind of PNG it is. Source of
-the format: PNG (Third Edition), W3C, https://www.w3.org/TR/png-3/.
+A file is checked before anything is decoded: signature, header, every chunk's length, and the checksums of the chunks
+that make pixels. Only those reach the decoder, so texts, colour profiles and animations in a file cost nothing, and may
+be broken. The rows are decoded in strips: beside the photo, only a few megabytes are in use at any time, whatever kind
+of PNG it is. Source of the format: PNG (Third Edition), W3C, https://www.w3.org/TR/png-3/.
 """
 
 import struct
@@ -123,7 +123,7 @@ def _header(data: bytes, max_pixels: int, max_bytes: int) -> Header:
 
 
 def _chunks(data: bytes) -> Iterator[tuple[bytes, memoryview]]:
-    """Yield each chunk's type and all its bytes, up to and including IEND, after verifying its checksum."""
+    """Yield each chunk's type and all its bytes, up to and including IEND; those that make pixels are verified."""
     view, at = memoryview(data), len(SIGNATURE)
     for _ in range(MAX_SEGMENTS):
         if at + 12 > len(data):
@@ -132,7 +132,7 @@ def _chunks(data: bytes) -> Iterator[tuple[bytes, memoryview]]:
         end = at + 12 + length
         if end > len(data):
             raise ImageRejected("Truncated PNG image.")
-        if struct.unpack_from(">I", data, end - 4)[0] != isal_zlib.crc32(view[at + 4 : end - 4]):
+        if kind in PIXEL_CHUNKS and _checksum(data, end) != isal_zlib.crc32(view[at + 4 : end - 4]):
             raise ImageRejected("Corrupt PNG image: a checksum is wrong.")
         if not kind[0] & 0x20 and kind not in PIXEL_CHUNKS:
             raise ImageRejected("Corrupt PNG image: an unknown critical chunk.")
