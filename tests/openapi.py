@@ -24,6 +24,7 @@ def methods(rule: Any) -> set[str]:
 def as_documented(document: Document, response: TestResponse) -> None:
     """The reply's status, type, body and headers are documented for the route that gave it."""
     path = re.sub("(?<=^/assets/).*", "{name}", response.request.path)
+    path = re.sub("(?<=^/v1/vision/custom/)(?!list$).*", "{model}", path)
     operation = document["paths"][path][response.request.method.lower()]
     documented = operation["responses"][str(response.status_code)]
     content = documented["content"].get(response.mimetype) or documented["content"]["*/*"]

@@ -44,10 +44,12 @@ ABOUT = {
     "moduleName": "Augu API",
     "executionProvider": PROVIDER,
 }
-LISTED = ABOUT | {"command": "list-custom", "analysisRoundTripMs": 1}
+LISTED = {"success": True, "models": ["bundled"], "analysisRoundTripMs": 1} | ABOUT | {"command": "list-custom"}
 FORM = {"sign": {"summary": "The field image.", **SIGN_FILE["sign"]}}
 FIRST = {"major": 1, "minor": 0, "patch": 0}
 NO_UPDATES = "This service does not look for updates."
+NO_UPDATE = {"success": True, "message": NO_UPDATES, "version": FIRST, "code": 200}
+NO_UPDATE |= {"updateAvailable": False, "current": FIRST, "latest": FIRST}
 NO_MODEL = Failure(404, message="There is no such model; /v1/vision/custom/list names those that there are.")
 form_of = cache(DeepStackRequest)  # making a schema takes longer than loading with it
 deepstack = Blueprint("deepstack", __name__, url_prefix=PREFIX)
@@ -73,20 +75,13 @@ def _replies(schema: type[Schema], example: dict[str, Any]) -> dict[str, Content
 
 SHAPE = Shape(failure_body, DeepStackFailure)
 GATES = Gates(Flag.IMAGES_OBJECTS | Flag.EXPERIMENTAL, slot=True, token=token, keyless=keyless_user)
-DETECTS = Operation(
-    arguments={"model": "bundled"},
-    body={
-        "multipart/form-data": Content(DeepStackRequest, {"sign": {"summary": "The field image.", **SIGN_FILE["sign"]}})
-    },
-    replies=_replies(DeepStackReply, FOUND | TIMES | ABOUT),
-    failures={"body": Failure(400, details={"image": ["Not an image of an accepted format."]})},
-    shape=SHAPE,
-)
+BODY = {"multipart/form-data": Content(DeepStackRequest, FORM)}
+BAD_BODY = {"body": Failure(400, details={"image": ["Not an image of an accepted format."]})}
 
 
 @deepstack.post("/vision/detection", strict_slashes=False)
 @GATES
-@DETECTS
+@Operation(body=BODY, replies=_replies(DeepStackReply, FOUND | TIMES | ABOUT), failures=BAD_BODY, shape=SHAPE)
 def detection() -> Response:
     """Recognise the objects in a photo, for a program that speaks DeepStack's protocol."""
     return _detect("detect")
@@ -94,7 +89,13 @@ def detection() -> Response:
 
 @deepstack.post("/vision/custom/<model>", strict_slashes=False)
 @GATES
-@DETECTS
+@Operation(
+    arguments={"model": "bundled"},
+    body=BODY,
+    replies=_replies(DeepStackReply, FOUND | TIMES | ABOUT | {"command": "custom"}),
+    failures=BAD_BODY | {"model": NO_MODEL},
+    shape=SHAPE,
+)
 def custom(model: str) -> Response:
     """Recognise the objects in a photo with a model by name: the one that is loaded, or `ipcam-combined`."""
     if model.lower() not in map(str.lower, _models()):
@@ -133,7 +134,7 @@ def _models() -> list[str]:
 @deepstack.route("/vision/custom/list", methods=["GET", "POST"], strict_slashes=False)
 @deepstack.route("/vision/list-custom", methods=["GET", "POST"], strict_slashes=False)
 @Operation(
-    replies=_replies(DeepStackModels, {"success": True, "models": ["bundled", ALIAS]} | LISTED),
+    replies=_replies(DeepStackModels, LISTED),
     failures=UNAVAILABLE,
     shape=SHAPE,
 )
@@ -160,11 +161,7 @@ def ping() -> Response:
 
 @deepstack.get("/status/updateavailable", strict_slashes=False)
 @Operation(
-    replies=_replies(
-        DeepStackUpdate,
-        {"success": True, "message": NO_UPDATES, "updateAvailable": False, "code": 200}
-        | dict.fromkeys(("version", "current", "latest"), FIRST),
-    ),
+    replies=_replies(DeepStackUpdate, NO_UPDATE),
     shape=SHAPE,
 )
 def update_available() -> Response:

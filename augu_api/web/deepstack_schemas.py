@@ -121,6 +121,11 @@ class DeepStackModels(Module):
     success = fields.Boolean(required=True, dump_default=True)
     models = fields.List(fields.String(), required=True)
 
+    class Meta:
+        """The names come first."""
+
+        fields = ("success", "models", "round_trip", "code", "command", "module_id", "module_name", "provider")
+
 
 class VersionNumber(Schema):
     """A version in its parts."""
