@@ -312,7 +312,7 @@ def test_chunks_with_extensions_end(narrow: Server) -> None:
     chunk = b"1;a=" + b"b" * 8000 + b"\r\nA\r\n"
     head = f"POST {OBJECTS} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {add(narrow)}\r\n"
     with socket.create_connection(("127.0.0.1", narrow.port), timeout=30) as client:
-        client.sendall(f"{head}Transfer-Encoding: chunked\r\n\r\n".encode() + chunk * 1300 + b"0\r\n\r\n")  # 10 MB
+        client.sendall(f"{head}Transfer-Encoding: chunked\r\n\r\n".encode() + chunk * 1700 + b"0\r\n\r\n")  # 13 MB
         response = http.client.HTTPResponse(client)
         response.begin()
         assert (response.status, response.headers["Connection"]) == (400, "close")
