@@ -141,7 +141,12 @@ class Settings:
         "Where each server makes a folder of metrics.",
         "temporary files",
     )
-    docs_url: str = _setting("AUGU_DOCS_URL", "/docs", str, "The address of the documentation in the message of a 403.")
+    docs_url: str = _setting(
+        "AUGU_DOCS_URL",
+        "/docs",
+        str,
+        "The address of the documentation in the message of a 403; a path is one on the host that was asked.",
+    )
     cors_origins: tuple[str, ...] = _setting(
         "AUGU_CORS_ORIGINS",
         (),

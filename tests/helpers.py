@@ -1,5 +1,6 @@
 """Shared helpers: constants, waiting, photos, the fake detector, users, and checks of replies."""
 
+import json
 import os
 import resource
 import socket
@@ -146,10 +147,11 @@ def bearer(authorization: str) -> Headers:
     return {"Authorization": authorization}
 
 
-def says(response: TestResponse, status: int, error: str, message: str) -> None:
+def says(response: TestResponse, status: int, error: str, message: str, details: Any = None) -> None:
     """The failure has exactly this envelope, minified and in this order."""
     assert response.status_code == status
-    assert response.text == f'{{"statusCode":{status},"error":"{error}","message":"{message}"}}'
+    more = f',"details":{json.dumps(details, separators=(",", ":"))}' if details else ""
+    assert response.text == f'{{"statusCode":{status},"error":"{error}","message":"{message}"{more}}}'
     assert response.content_type == "application/json"
 
 

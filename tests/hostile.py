@@ -208,7 +208,8 @@ def bodies(auth: Fields) -> dict[str, Case]:
         "a file named like a path": Case(
             post(part % (b'data"; filename="../../etc/passwd', b"x") + b"--b--", parts), 400
         ),
-        "gzip": Case(post(gzip.compress(b64), auth | {"Content-Encoding": "gzip"}), 400),
+        "gzip of 40 MB": Case(post(gzip.compress(bytes(40 * MB)), auth | {"Content-Encoding": "gzip"}), 400),
+        "gzip of no end": Case(post(gzip.compress(b64)[:-4], auth | {"Content-Encoding": "gzip"}), 400),
         "a type of no kind": Case(post(b"\xff\0", auth | {"Content-Type": "\xff;\x80=;;;"}), 400),
     }
 

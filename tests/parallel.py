@@ -11,7 +11,7 @@ import pytest
 if TYPE_CHECKING:
     from xdist.scheduler import LoadScopeScheduling
 
-TOGETHER = {"test_docs.py", "test_examples.py", "test_hosts.py", "test_page.py", "test_training.py"}
+TOGETHER = {"test_docs.py", "test_examples.py", "test_hosts.py", "test_page.py", "test_training.py", "test_uploads.py"}
 
 
 @pytest.hookimpl(optionalhook=True)

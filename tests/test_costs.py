@@ -4,14 +4,17 @@ A cost is the processor time of the thread that answers, without what it spends 
 """
 
 import base64
+import gzip
 import socket
 import subprocess
 import sys
 import time
+import zlib
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from random import Random
 from threading import Thread
 from types import SimpleNamespace
 from typing import Any
@@ -179,6 +182,33 @@ def test_a_form_without_a_token(bench: Bench, name: str, body: bytes) -> None:
     """A form is looked for the token before anybody is known: all but short heads are refused before it is parsed."""
     status = 401 if name in READABLE else 400
     bench.is_cheap(DETECTION, status, method="POST", data=body, content_type=PARTS)
+
+
+def blocks(letters: int) -> bytes:
+    """8 MB of deflate's blocks with as many letters each, of which most are in tables of their own."""
+    deflate = zlib.compressobj(9, wbits=-15)
+    text = Random(1).choices(range(256), [2 ** -(byte / 20) for byte in range(256)], k=letters)
+    block = deflate.compress(bytes(text)) + deflate.flush(zlib.Z_FULL_FLUSH)
+    return block * (MAX_BODY // len(block))
+
+
+COMPRESSED = {
+    "50 MB of zeros": ("gzip", gzip.compress(bytes(50_000_000))),
+    "8 MB of zeros": ("gzip", gzip.compress(bytes(MAX_BODY))),
+    "JSON arrays": ("deflate", zlib.compress(BODIES["JSON arrays"][1])),
+    "parameters": ("deflate", zlib.compress(BODIES["parameters"][1])),
+    "empty blocks": ("deflate", b"\0\0\0\xff\xff" * (MAX_BODY // 5)),
+    "blocks of one letter": ("deflate", blocks(1)),
+    "small blocks": ("deflate", blocks(20)),
+    "small blocks with tables": ("deflate", blocks(200)),
+}
+
+
+@pytest.mark.parametrize(("coding", "body"), COMPRESSED.values(), ids=COMPRESSED)
+def test_a_compressed_body(bench: Bench, coding: str, body: bytes) -> None:
+    """What a body holds, and how it is compressed, changes nothing: it is refused as cheaply."""
+    headers = bench.users["good"] | {"Content-Encoding": coding}
+    bench.is_cheap(OBJECTS, 400, method="POST", data=body, content_type=PARTS, headers=headers)
 
 
 # --- chunks

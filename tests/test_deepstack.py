@@ -281,14 +281,16 @@ def test_it_is_off_by_default(make_app: MakeApp, settings: Settings, detector: F
 
 def test_a_missing_flag_is_403(client: FlaskClient, add_user: AddUser) -> None:
     """A user needs the same two flags as for our own endpoint."""
-    for flag in (Flag.IMAGES_OBJECTS, Flag.EXPERIMENTAL):
+    flags = {Flag.IMAGES_OBJECTS: "EXPERIMENTAL", Flag.EXPERIMENTAL: "IMAGES_OBJECTS"}
+    for flag, other in flags.items():
         headers = {"Authorization": add_user(f"only-{flag.name}", flag)}
         response = client.post(DETECTION, headers=headers)
         fails(
             response,
             403,
-            "You do not have the flag required to access this endpoint. "
-            "Please refer to the documentation at /docs for more information.",
+            "You do not have the flag required to access this endpoint. Please refer to the documentation at "
+            "http://localhost/docs for more information. "
+            f"flags: Missing: {other}. The operator of this service can grant what is missing.",
         )
 
 

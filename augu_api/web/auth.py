@@ -1,12 +1,14 @@
 """The gates in front of a view, in their order: token, ban, room for the body, slot, rate limit, flags."""
 
 import math
+import re
 import time
 from collections.abc import Callable, Hashable
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from functools import wraps
 from typing import Any
+from urllib.parse import urljoin
 from wsgiref.types import WSGIEnvironment
 
 from flask import Flask, Response, g
@@ -24,6 +26,7 @@ from augu_api.web.rooms import Room
 from augu_api.web.service import service
 
 View = Callable[..., Response]
+HOST = re.compile(r"(?:[A-Za-z0-9.-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?")
 ROOM = "augu_api.room"  # the room that a request holds, in its WSGI environment
 
 
@@ -72,7 +75,12 @@ class Gates:
 
     def _user(self) -> User:
         token = self.token()
-        return (self.keyless() if token is None else None) or _authenticate(token)
+        user = self.keyless() if token is None else None
+        user = user or _find(token)
+        if user is None:
+            details = _why_unauthorized() if self.token is bearer_token else None
+            raise Refused(Failure(401, "token", details=details))
+        return user
 
     def _may_send(self, user: User) -> bool:
         """Whether the body of a request is worth reading. The gates themselves come later, in their order."""
@@ -105,18 +113,25 @@ def register(app: Flask) -> None:
     app.after_request(_hold_reply)
 
 
-def _authenticate(text: str | None) -> User:
+def _find(text: str | None) -> User | None:
+    """The user whose token this is."""
     try:
         token = tokens.read(service.settings.secret_keys, text or "")
     except tokens.BadSignature:
         token = tokens.NO_TOKEN  # looked up anyway, so that the response time does not reveal what is wrong
     except tokens.InvalidToken:
-        raise Refused(Failure(401, "token")) from None
+        return None
     with Session(service.lookups) as session:
-        user = accounts.find_by_token(session, token)
-    if user is None:
-        raise Refused(Failure(401, "token"))
-    return user
+        return accounts.find_by_token(session, token)
+
+
+def _why_unauthorized() -> dict[str, list[str]] | None:
+    """What is wrong with the header. Nothing is said of a token that is not valid."""
+    if not request.headers.get("Authorization", "").strip():
+        return {"authorization": ["Missing. Send the header Authorization: Bearer TOKEN, with your token as TOKEN."]}
+    if not bearer_token():
+        return {"authorization": ["Not of the form Bearer TOKEN. Send the word Bearer, a space and your token."]}
+    return None
 
 
 def _refuse_banned(user: User) -> None:
@@ -143,9 +158,17 @@ def _refuse_without(flags: Flag, user: User) -> None:
     if not user.may(flags):
         message = (
             "You do not have the flag required to access this endpoint. "
-            f"Please refer to the documentation at {service.settings.docs_url} for more information."
+            f"Please refer to the documentation at {_docs_url()} for more information."
         )
-        raise Refused(Failure(403, "flags", message))
+        lacking = ", ".join((flags & ~user.flags).names)
+        details = {"flags": [f"Missing: {lacking}. The operator of this service can grant what is missing."]}
+        raise Refused(Failure(403, "flags", message, details))
+
+
+def _docs_url() -> str:
+    """The address of the documentation. A path is one on the host that the request names, if that is a plain name."""
+    base = f"{request.scheme}://{request.host}" if HOST.fullmatch(request.host) else ""
+    return urljoin(base, service.settings.docs_url)
 
 
 def _add_quota(response: Response) -> Response:

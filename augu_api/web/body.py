@@ -7,28 +7,32 @@ import json
 import re
 from functools import partial
 from io import BytesIO
-from typing import IO, Any, cast
-from urllib.parse import unquote_to_bytes
+from typing import IO, Any, NamedTuple, cast
 
 import flask
 from marshmallow import ValidationError
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge, RequestHeaderFieldsTooLarge
+from werkzeug.sansio.multipart import Data, Epilogue, Field, File, MultipartDecoder, NeedData
 from werkzeug.utils import cached_property
+
+from augu_api.photos.png import SIGNATURE
+from augu_api.web.encodings import decompressed, unescaped
 
 MAX_BODY = 8 * 1024 * 1024  # 5 MB are 6.7 MB as base64; line breaks and escapes add to that
 MAX_HEAD = 16 * 1024  # of all header values together
 MAX_FIELDS = 100  # of a form
 MAX_MARKS = 1000  # of JSON: a photo with 100 other fields has 600
-MAX_ESCAPES = 1000  # of a form, without those that base64 needs
+MAX_TEXT = 8000  # characters of a field other than the photo
+SHOWN = 40  # characters of the names of fields, in a refusal
 MAX_PART_HEAD = 1024  # bytes: the delimiter and the headers of a part
 STEP = 1024 * 1024  # bytes of a chunked body that are read at a time
-LOOKS_LIKE_JSON = re.compile(rb"(\xef\xbb\xbf)?\s*[{\[\"]")  # neither base64 nor a PNG starts like this
+LOOKS_LIKE_JSON = re.compile(rb"(\xef\xbb\xbf)?\s*(?:[{\"]|\[(?!object ))")  # neither base64 nor a PNG starts so
 MARKS = b'[{,:"'
-FORM = re.compile(rb"(^|&)data=")
+FORM = re.compile(rb"(?:^|&)data=|^[\w.\[\]%-]{1,30}=[^=\s]")  # base64 has = at its end only
 LINE_BREAK = re.compile(rb"\r\n|\n|\r")
 BLANK_LINE = re.compile(rb"\r\n\r\n|\n\n|\r\r")
-ESCAPES = {b"%%%02X" % byte: bytes((byte,)) for byte in b"+/=\r\n "}
-ESCAPES |= {escape.lower(): text for escape, text in ESCAPES.items()}
+AS_JSON = 'Send {"data":"<base64 of the PNG>"}.'
+ESCAPE = "Send the photo as curl -F data=@photo.png or --data-urlencode data@photo.b64 does."
 
 
 def check_head() -> None:
@@ -70,14 +74,19 @@ class Request(flask.Request):
         """Whether werkzeug parses the form: multipart only, because it does not limit the fields of other forms."""
         return self.mimetype == "multipart/form-data"
 
-    def is_form(self, max_parts: int) -> bool:
-        """Whether the body is a multipart form of a few parts with short heads.
+    @property
+    def boundary(self) -> bytes:
+        """What separates the parts of a multipart form."""
+        return self.mimetype_params.get("boundary", "").encode("ascii", "replace")
+
+    def is_form(self, max_parts: int, body: bytes | None = None) -> bool:
+        """Whether the body, or the one given, is a multipart form of a few parts with short heads.
 
         werkzeug's parser takes seconds for thousands of parts, parameters or boundaries.
         """
-        boundary = self.mimetype_params.get("boundary", "").encode("ascii", "replace")
-        is_labelled = self.want_form_data_parsed and bool(boundary)
-        return is_labelled and _has_short_heads(self.get_data(), b"--" + boundary, max_parts)
+        is_labelled = self.want_form_data_parsed and bool(self.boundary)
+        content = self.get_data() if body is None else body
+        return is_labelled and _has_short_heads(content, b"--" + self.boundary, max_parts)
 
     def _get_file_stream(self, *_: Any, **__: Any) -> IO[bytes]:
         return BytesIO()
@@ -102,48 +111,105 @@ def _has_short_heads(body: bytes, delimiter: bytes, max_parts: int) -> bool:
 
 
 def submitted() -> dict[str, Any]:
-    """The request's fields: `data` as text, or as bytes if it is labelled as a PNG. Raises ValidationError.
+    """The request's fields, among them `data`: bytes or text, or whatever JSON holds. Raises ValidationError.
 
-    Tried in this order: a multipart form, JSON, a url-encoded form, the bytes of a PNG, the base64 text itself. A body
-    that holds no form and does not look like JSON is taken to be the image, whatever its content type.
+    What starts as a PNG is one, whatever its label. Else it is, in this order, a multipart form, JSON, a url-encoded
+    form, or text: a body that holds no form and does not look like JSON is the photo, whatever its content type.
     """
-    body = request.get_data()
-    if request.is_form(MAX_FIELDS) and (request.files or request.form):
-        part = request.files.get("data")
-        return {"data": _labelled(part.read(), part.mimetype)} if part else request.form.to_dict()
+    try:
+        body = decompressed(request.get_data(), request.headers.get("Content-Encoding", ""), MAX_BODY)
+    except RequestEntityTooLarge:
+        raise ValidationError(_too_large(), "data") from None
+    if body.startswith(SIGNATURE):
+        return {"data": body}
+    if request.is_form(MAX_FIELDS, body) and (parts := _parts(body)):
+        return _fields(parts)
     if LOOKS_LIKE_JSON.match(body):
         return _json(body)
     if request.mimetype == "application/x-www-form-urlencoded" and FORM.search(body):
-        return _form(body)
-    return {"data": _labelled(body, request.mimetype)}
+        return _fields(_form(body))
+    return {"data": body}
 
 
-def _labelled(body: bytes, mimetype: str) -> str | bytes:
-    return body if mimetype == "image/png" and not body.isascii() else body.decode("utf-8-sig", "replace")
+def _too_large() -> str:
+    size = f"{request.content_length} bytes, and " if request.content_length else ""
+    return f"The body is too large: {size}{MAX_BODY} is the limit. Shrink the photo to at most 1280 x 1280 pixels."
+
+
+class Part(NamedTuple):
+    """A field of a form."""
+
+    name: str
+    content: bytes
+    is_file: bool = False
+
+
+def _parts(body: bytes) -> list[Part]:
+    """The parts of a multipart form, none if it is broken. Nothing is decoded, unlike in werkzeug's own form."""
+    decoder = MultipartDecoder(request.boundary, MAX_BODY, max_parts=MAX_FIELDS)
+    parts: list[Part] = []
+    try:
+        decoder.receive_data(body)
+        decoder.receive_data(None)
+        while not isinstance(event := decoder.next_event(), Epilogue | NeedData):
+            if isinstance(event, Field | File):
+                parts.append(Part(event.name or "", b"", isinstance(event, File)))
+            elif isinstance(event, Data):
+                parts[-1] = parts[-1]._replace(content=parts[-1].content + event.data)
+    except (ValueError, LookupError, RequestEntityTooLarge):  # LookupError: a part without Content-Disposition
+        return []
+    return parts
+
+
+def _fields(parts: list[Part]) -> dict[str, Any]:
+    """The fields of a form: `data`, and as text those that are short."""
+    photos = [part for part in parts if part.name == "data"]
+    if len(photos) > 1 or sum(part.is_file and bool(part.content) for part in parts) > 1:
+        raise ValidationError("More than one photo. Send each in a request of its own.", "data")
+    others = {part.name: part.content[: MAX_TEXT + 1].decode("utf-8", "replace") for part in parts}
+    return _with_data(others | {part.name: part.content for part in photos})
+
+
+def _with_data(fields: dict[str, Any]) -> dict[str, Any]:
+    """The fields, if `data` is one of them. The names of others are shown, but not much of them."""
+    if "data" not in fields:
+        came = ", ".join(ascii(name[:SHOWN]) for name in list(fields)[:SHOWN])
+        came = f"{came[:SHOWN]}..." if len(came) > SHOWN else came or "none"
+        raise ValidationError(f"Missing. Send the photo in the field 'data'; the fields that came: {came}.", "data")
+    return fields
 
 
 def _json(body: bytes) -> dict[str, Any]:
     """A JSON object. One of millions of values is refused before it is parsed: they would take a gigabyte."""
     if len(body) - len(body.translate(None, MARKS)) > MAX_MARKS:
-        raise ValidationError(f"JSON with more than {MAX_MARKS} brackets, quotes, colons and commas.", "data")
+        raise ValidationError(f"JSON with more than {MAX_MARKS} brackets, quotes, colons and commas. {AS_JSON}", "data")
     try:
         fields = json.loads(body)
-    except (ValueError, RecursionError):
-        raise ValidationError("Not JSON.", "data") from None
+    except (ValueError, RecursionError) as error:
+        where = f" after character {error.pos}" if isinstance(error, json.JSONDecodeError) else ""
+        raise ValidationError(f"Not JSON: it is broken or ends{where}. {AS_JSON}", "data") from None
     if not isinstance(fields, dict):
-        raise ValidationError("Not in a JSON object.", "data")
-    return fields
+        raise ValidationError(f"Not in a JSON object. {AS_JSON}", "data")
+    return _with_data(fields)
 
 
-def _form(body: bytes) -> dict[str, Any]:
-    """The last field `data` of a url-encoded form; the others are not looked at."""
+def _form(body: bytes) -> list[Part]:
+    """The fields of a url-encoded form: `data` as bytes if they are a PNG's, else as base64."""
     fields = body.split(b"&", MAX_FIELDS)
-    if len(fields) > MAX_FIELDS or not body.isascii():
-        raise ValidationError("Not a form.", "data")
-    value = [field[5:] for field in fields if field.startswith(b"data=")][-1].replace(b"+", b" ")
-    for escape, text in ESCAPES.items():  # urllib takes a second for millions of them
-        value = value.replace(escape, text)
-    if value.count(b"%") > MAX_ESCAPES:
-        raise ValidationError("Not base64.", "data")
-    blank = "" if b"%2B" in body or b"%2b" in body else "+"  # a plus that was not escaped arrives as a space
-    return {"data": unquote_to_bytes(value).decode(errors="replace").strip().replace(" ", blank)}
+    if len(fields) > MAX_FIELDS:
+        raise ValidationError(f"Not a form: more than {MAX_FIELDS} fields, or & in the base64. {ESCAPE}", "data")
+    if not body.isascii():
+        raise ValidationError(f"Not a form: there are bytes in it that are not escaped. {ESCAPE}", "data")
+    pairs = [field.partition(b"=") for field in fields]
+    return [Part(unescaped(name[:MAX_TEXT]).decode("utf-8", "replace"), _value(name, text)) for name, _, text in pairs]
+
+
+def _value(name: bytes, text: bytes) -> bytes:
+    """The value of a field. In base64, a plus that was not escaped has become a space."""
+    if name != b"data":
+        return unescaped(text[: 3 * (MAX_TEXT + 1)].replace(b"+", b" "))
+    value = unescaped(text.replace(b"+", b" "))
+    if value.startswith(SIGNATURE):
+        return value
+    blank = b"" if b"%2B" in text or b"%2b" in text else b"+"
+    return value.strip().replace(b" ", blank)

@@ -58,7 +58,8 @@ deepstack = Blueprint("deepstack", __name__, url_prefix=PREFIX)
 def failure_body(failure: Failure) -> dict[str, Any]:
     """The body of a failure in the protocol's own shape."""
     reasons = [f"{field}: {' '.join(said)}" for field, said in (failure.details or {}).items()]
-    error = " ".join(reasons) or envelope.failure_body(failure)["message"]
+    message = envelope.failure_body(failure)["message"]
+    error = " ".join(reasons if reasons and failure.status == 400 else [message, *reasons])
     body: dict[str, Any] = FAILURE.dump({"error": error, "message": error, "code": failure.status})
     return body
 

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from augu_api.detection import Detection
 from augu_api.photos import ImageRejected, decode_upright
-from augu_api.web.schemas import MISSING, Photo, PhotoRequest
+from augu_api.web.photo import Photo
+from augu_api.web.schemas import MISSING, PhotoRequest
 
 
 class Upload(Photo):

@@ -1,23 +1,26 @@
 """The objects blueprint: detect the objects in a photo."""
 
+import json
 from collections.abc import Mapping
 from contextlib import ExitStack
 from functools import cache
 from typing import Any
 
 from flask import Blueprint, Response, g
-from werkzeug.exceptions import NotAcceptable
+from marshmallow import ValidationError
 
 from augu_api.detection import Detection, select
 from augu_api.detection.drawing import Picture, annotated_png, shrunk
 from augu_api.flags import Flag
+from augu_api.web.accept import preferred
 from augu_api.web.admission import Turn
 from augu_api.web.auth import Gates
-from augu_api.web.body import request, submitted
+from augu_api.web.body import MAX_TEXT, request, submitted
 from augu_api.web.docs.examples import SIGN, SIGN_FILE, UNAVAILABLE
 from augu_api.web.envelope import Failure, success
 from augu_api.web.monitoring import observe
 from augu_api.web.operation import Content, Operation, enveloped
+from augu_api.web.photo import NO_PNG
 from augu_api.web.schemas import CategoryNames, ImageObjects, ObjectsQuery, ObjectsRequest
 from augu_api.web.service import service
 
@@ -43,7 +46,7 @@ images = Blueprint("images", __name__, url_prefix="/images/classify/objects")
     body=BODY,
     replies=enveloped(ImageObjects, objects=[STOP_SIGN], took=12) | {PNG: Content({})},
     failures={
-        "body": Failure(400, details={"data": ["Not a PNG image."]}),
+        "body": Failure(400, details={"data": [NO_PNG]}),
         "query": Failure(
             400, details={"min_score": ["Must be greater than or equal to 0 and less than or equal to 100."]}
         ),
@@ -53,12 +56,11 @@ images = Blueprint("images", __name__, url_prefix="/images/classify/objects")
 def objects() -> Response:
     """Recognise the objects in a photo; a caller that prefers image/png to JSON gets the photo with their boxes."""
     names = service.detector.names
-    mimetype = _preferred()
-    query = query_of(names).load(request.args)
-    max_side = query.pop("max_side")
+    mimetype = preferred(request.headers.get("Accept", ""), (JSON, PNG))
+    query_of(names).load(request.args)
     with ExitStack() as drawing:
         with service.admission.turn(g.user.id) as turn:
-            found, picture = _detected(turn, query, max_side if mimetype == PNG else None)
+            found, picture = _detected(turn, draws=mimetype == PNG)
             if picture:
                 drawing.enter_context(service.admission.drawing)
                 service.admission.rooms.check_reply(g.user.id)
@@ -71,22 +73,33 @@ def objects() -> Response:
     return response
 
 
-def _detected(turn: Turn, query: Mapping[str, Any], max_side: int | None) -> tuple[list[Detection], Picture | None]:
+def _detected(turn: Turn, *, draws: bool) -> tuple[list[Detection], Picture | None]:
     """The objects that were asked for and, if it is to be drawn, the photo. A large one does not outlive the turn."""
-    photo = body_of(service.settings.max_pixels).load(submitted())["data"]
+    fields = submitted()
+    query = query_of(service.detector.names).load(_parameters(fields))
+    max_side = query.pop("max_side")
+    photo = body_of(service.settings.max_pixels).load(fields)["data"]
     found = select(service.detector.detect(photo, all_cores=turn.alone), **query)
-    return found, shrunk(photo, found, max_side) if max_side else None
+    return found, shrunk(photo, found, max_side) if draws else None
 
 
-def _preferred() -> str:
-    """The media type that the caller prefers, JSON or PNG; raises NotAcceptable if it takes neither."""
-    accepted = request.accept_mimetypes
-    if not accepted.provided:
-        return JSON
-    best = accepted.best_match([JSON, PNG])
-    if best is None:
-        raise NotAcceptable
-    return best
+def _parameters(fields: Mapping[str, Any]) -> dict[str, str]:
+    """The parameters of the query, and those that came in the body instead, as text. Raises ValidationError."""
+    parameters: dict[str, str] = request.args.to_dict()
+    for name in ObjectsQuery().fields.keys() & {name for name, value in fields.items() if value is not None}:
+        if name in parameters:
+            raise ValidationError("Given twice: in the query and in the body.", name)
+        parameters[name] = _as_text(fields[name])
+        if len(parameters[name]) > MAX_TEXT:
+            raise ValidationError(f"Longer than {MAX_TEXT} characters.", name)
+    return parameters
+
+
+def _as_text(value: Any) -> str:
+    """A parameter in JSON as it would be in the query."""
+    if isinstance(value, str):
+        return value
+    return ",".join(map(_as_text, value)) if isinstance(value, list) else json.dumps(value)
 
 
 @images.get("/names")

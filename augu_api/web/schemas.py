@@ -1,54 +1,16 @@
 """The schemas of requests and replies. They are pure: no database, no request, no clock."""
 
-import binascii
-import re
 from collections.abc import Collection, Mapping
-from typing import Any, cast
+from typing import Any
 
-import numpy as np
-import pybase64
 from marshmallow import EXCLUDE, RAISE, Schema, ValidationError, fields, pre_dump, validate, validates
-from numpy.typing import NDArray
 
 from augu_api.detection import Detection
-from augu_api.photos import MAX_BYTES, ImageRejected, decode
+from augu_api.web import photo
+from augu_api.web.photo import Photo
 
-PREFIX = re.compile(r"\s*data:image/png;base64,", re.IGNORECASE)
-WHITE_SPACE = b" \t\r\n\v\f"
+FRACTION = {"exclusiveMinimum": 0, "exclusiveMaximum": 1}  # what JSON Schema calls the scores that are refused
 MISSING: dict[str, str | list[Any] | dict[Any, Any]] = {"required": "Missing.", "null": "Missing."}
-
-
-class Photo(fields.Field[NDArray[np.uint8]]):
-    """A PNG, as base64 text or as bytes, loaded as RGB pixels (H, W, 3), at most the schema's `max_pixels`."""
-
-    def _deserialize(self, value: Any, *_: Any, **__: Any) -> NDArray[np.uint8]:
-        try:
-            return self._decoded(value, cast("PhotoRequest", self.parent).max_pixels)
-        except ImageRejected as error:
-            raise ValidationError(str(error)) from error
-
-    def _decoded(self, value: Any, max_pixels: int) -> NDArray[np.uint8]:
-        if not isinstance(value, str | bytes):
-            raise ImageRejected("Not a string.")
-        return decode(value if isinstance(value, bytes) else _from_base64(value), max_pixels)
-
-
-def _from_base64(text: str) -> bytes:
-    """Decode, white space and a data URL's prefix aside; raises ImageRejected."""
-    if not text.isascii():
-        raise ImageRejected("Not base64. The file's bytes are accepted with Content-Type: image/png.")
-    start = prefix.end() if (prefix := PREFIX.match(text)) else 0
-    encoded = text[start:].encode("ascii")
-    if any(space in encoded for space in WHITE_SPACE):  # checking first is ten times as fast as translating
-        encoded = encoded.translate(None, WHITE_SPACE)
-    if not encoded:
-        raise ImageRejected("Missing.")
-    if len(encoded) > (MAX_BYTES + 2) // 3 * 4:
-        raise ImageRejected(f"Larger than {MAX_BYTES} bytes.")
-    try:
-        return pybase64.b64decode(encoded, validate=True)
-    except binascii.Error as error:
-        raise ImageRejected("Not base64.") from error
 
 
 class PhotoRequest(Schema):
@@ -64,7 +26,7 @@ class ObjectsRequest(PhotoRequest):
 
     data = Photo(
         required=True,
-        error_messages=MISSING,
+        error_messages=photo.MISSING,
         metadata={"description": "The PNG file, base64 encoded, at most 5 MB once decoded."},
     )
 
@@ -76,13 +38,18 @@ class CommaSeparated(fields.List[str]):
         return super()._deserialize([text.strip() for text in value.split(",")], attr, data, **kwargs)
 
 
+def _percent(score: float) -> None:
+    if 0 < score < 1:
+        raise ValidationError(f"A fraction, where percent is meant: write {score * 100:g} for {score:g}.")
+
+
 class ObjectsQuery(Schema):
     """The query parameters of a request for objects."""
 
     min_score = fields.Float(
         load_default=50.0,
-        validate=validate.Range(0, 100),
-        metadata={"description": "Leave out objects with a lower score, in percent."},
+        validate=[validate.Range(0, 100), _percent],
+        metadata={"description": "Leave out objects with a lower score, in percent.", "not": FRACTION},
     )
     limit = fields.Integer(
         load_default=100, validate=validate.Range(1, 100), metadata={"description": "Return no more objects than this."}

@@ -17,7 +17,10 @@ FLAGS = {
     "flags": Failure(
         403,
         message="You do not have the flag required to access this endpoint. "
-        "Please refer to the documentation at /docs for more information.",
+        "Please refer to the documentation at http://localhost/docs for more information.",
+        details={
+            "flags": ["Missing: IMAGES_OBJECTS, EXPERIMENTAL. The operator of this service can grant what is missing."]
+        },
     )
 }
 QUOTA = {"quota": Failure(429, message="You have made too many requests. Please wait 42 seconds.")}

@@ -18,6 +18,7 @@ from augu_api.web.auth import Gates
 from augu_api.web.docs.examples import ADMISSION, BAN, FLAGS, QUOTA, TOKEN, UNAVAILABLE
 from augu_api.web.envelope import Failure, error_of
 from augu_api.web.operation import Content, Operation
+from augu_api.web.photo import Photo
 
 ARGUMENT = re.compile(r"<(?:\w+(?:\([^)]*\))?:)?(\w+)>")  # of a route: <name>, <int:name>, <int(min=1):name>
 METHODS = {"GET", "PUT", "POST", "DELETE", "PATCH", "TRACE"}  # OpenAPI's, without those that Flask adds
@@ -47,7 +48,7 @@ def specification(app: Flask, names: Sequence[str] = ()) -> dict[str, Any]:
     converter = cast("OpenAPIConverter", plugin.converter)  # the line above made it
     converter.add_parameter_attribute_function(_commas)
     converter.add_attribute_function(_known(names))  # type: ignore[no-untyped-call]  # apispec has no types
-    plugin.map_to_openapi_type(schemas.Photo, "string", "byte")  # type: ignore[no-untyped-call]  # apispec has no types
+    plugin.map_to_openapi_type(Photo, "string", "byte")  # type: ignore[no-untyped-call]  # apispec has no types
     plugin.map_to_openapi_type(deepstack_schemas.Upload, "string", "binary")  # type: ignore[no-untyped-call]  # as above
     spec.components.security_scheme("token", {"type": "http", "scheme": "bearer", "bearerFormat": "JWS"})
     for rule in sorted(app.url_map.iter_rules(), key=lambda rule: rule.rule):
