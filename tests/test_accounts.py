@@ -24,7 +24,6 @@ from augu_api.web.service import KEY
 from tests.helpers import AtOnce
 
 
-
 @pytest.fixture
 def session(engine: Engine) -> Iterator[Session]:
     with Session(engine) as session:

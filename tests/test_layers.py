@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import augu_api
+from augu_api.config import Settings
 
 MAX_MODULE, MAX_FUNCTION = 300, 20  # lines
 PACKAGE = Path(augu_api.__file__).parent
