@@ -203,7 +203,7 @@ def shape(text: str) -> str:
 
 def numbers(text: str) -> list[float]:
     """The numbers of a reply, apart from how long it took."""
-    return [float(number) for number in NUMBER.findall(re.sub(r'"(took|duration)":[0-9]+', "", text))]
+    return [float(number) for number in NUMBER.findall(re.sub(r'"(took|duration|[a-zA-Z]+Ms)":[0-9]+', "", text))]
 
 
 @pytest.mark.parametrize("document", [path for path in DOCUMENTS if run_here(path)], ids=lambda path: path.name)
