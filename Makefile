@@ -14,7 +14,7 @@ run: install $(if $(filter torchvision,$(ENGINE)),.venv/torch)  ## serve on http
 install: .venv/run
 
 quick: .venv/quick  ## run the tests that need no torch, no browser and no server
-	$(BIN)/pytest --quick $(ARGS)
+	$(BIN)/pytest --quick $(or $(ARGS),--numprocesses 2)
 
 test: .venv/test  ## run all tests; those that need a server that is not installed are skipped
 	$(BIN)/pytest $(or $(ARGS),--numprocesses 3)
@@ -59,7 +59,7 @@ lock: .venv/test  ## update the pinned requirements from setup.cfg
 	touch $@
 
 .venv/quick: requirements-test.txt .venv/run
-	$(BIN)/pip install -c $< pytest hypothesis
+	$(BIN)/pip install -c $< pytest pytest-xdist hypothesis
 	touch $@
 
 .venv/torch: requirements-torch.txt .venv/run

@@ -1,6 +1,7 @@
 """What `pytest --quick` (`make quick`) leaves out: what needs torch, a browser, a server, or seconds for each test.
 
-`make quick` installs pytest and Hypothesis in addition to the service. A module that imports more belongs in LEFT_OUT.
+`make quick` installs pytest, pytest-xdist and Hypothesis in addition to the service. A module that imports more belongs
+in LEFT_OUT.
 """
 
 from pathlib import Path
@@ -11,6 +12,7 @@ LEFT_OUT = {
     "test_access.py",
     "test_cluster.py",
     "test_concurrency.py",
+    "test_costs.py",
     "test_deepstack.py",
     "test_deepstack_callers.py",
     "test_docs.py",
