@@ -57,7 +57,7 @@ def objects() -> Response:
     """Recognise the objects in a photo; a caller that prefers image/png to JSON gets the photo with their boxes."""
     names = service.detector.names
     mimetype = preferred(request.headers.get("Accept", ""), (JSON, PNG))
-    query_of(names).load(request.args)
+    query_of(names).load(request.args)  # a bad one does not wait for the turn
     with ExitStack() as drawing:
         with service.admission.turn(g.user.id) as turn:
             found, picture = _detected(turn, draws=mimetype == PNG)
@@ -76,17 +76,18 @@ def objects() -> Response:
 def _detected(turn: Turn, *, draws: bool) -> tuple[list[Detection], Picture | None]:
     """The objects that were asked for and, if it is to be drawn, the photo. A large one does not outlive the turn."""
     fields = submitted()
-    query = query_of(service.detector.names).load(_parameters(fields))
+    schema = query_of(service.detector.names)
+    query = schema.load(_parameters(fields, schema.fields))
     max_side = query.pop("max_side")
     photo = body_of(service.settings.max_pixels).load(fields)["data"]
     found = select(service.detector.detect(photo, all_cores=turn.alone), **query)
     return found, shrunk(photo, found, max_side) if draws else None
 
 
-def _parameters(fields: Mapping[str, Any]) -> dict[str, str]:
+def _parameters(fields: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, str]:
     """The parameters of the query, and those that came in the body instead, as text. Raises ValidationError."""
     parameters: dict[str, str] = request.args.to_dict()
-    for name in ObjectsQuery().fields.keys() & {name for name, value in fields.items() if value is not None}:
+    for name in known.keys() & {name for name, value in fields.items() if value is not None}:
         if name in parameters:
             raise ValidationError("Given twice: in the query and in the body.", name)
         parameters[name] = _as_text(fields[name])
