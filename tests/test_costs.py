@@ -241,9 +241,9 @@ def send(writing: socket.socket, wire: bytes, packet: int) -> None:
 
 
 COSTLY = {
-    "chunks of a byte": (b"1\r\nA\r\n" * 500_000, 8192),
-    "chunks with extensions": ((b"1" + b";a" * 4000 + b"\r\nA\r\n") * 1100, 8192),
-    "trailers in small packets": (b"1\r\nA\r\n0\r\n" + (b"a:" + b"b" * 96 + b"\r\n") * 7000, 100),
+    "chunks of a byte": (b"1\r\nA\r\n" * 500_000 + b"0\r\n\r\n", 8192),
+    "chunks with extensions": ((b"1" + b";a" * 4000 + b"\r\nA\r\n") * 1400 + b"0\r\n\r\n", 8192),
+    "trailers in small packets": (b"1\r\nA\r\n0\r\n" + (b"a:" + b"b" * 96 + b"\r\n") * 7000 + b"\r\n", 100),
 }
 
 
