@@ -17,13 +17,14 @@ from typing import Any
 import pytest
 from limits.errors import StorageError
 from limits.storage import RedisStorage
+from sqlalchemy import func, select
 from sqlalchemy.exc import OperationalError
 
 from augu_api.config import ROOT, Settings
 from augu_api.store import database
 from augu_api.store.models import User
 from augu_api.store.quotas import Quotas
-from tests.helpers import BIN, OBJECTS, answers, free_port, missing, wait_until
+from tests.helpers import BIN, OBJECTS, answers, free_port, missing, needed, wait_until
 from tests.servers import Postgres, Redis, Reply, Serve, Server, accepted, add, call, photo, wait_for_all
 
 METRICS_TOKEN = "a metrics token of 32 characters"
@@ -156,6 +157,22 @@ def test_the_database_is_down_for_a_while(serve: Serve, own_postgres: Postgres) 
     server = serve(WEB_CONCURRENCY="1", DATABASE_URL=own_postgres.url)
     survives(server, own_postgres.stop, own_postgres.start)
     assert "Traceback" not in server.log.read_text()
+
+
+def test_connections_that_the_database_has_closed(postgres: str) -> None:
+    """Connections that PostgreSQL closed while they were idle are replaced, and no query fails."""
+    engine = database.connect(postgres.replace("postgresql:", "postgresql+psycopg:"))
+    asked = select(func.pg_backend_pid())
+    try:
+        with engine.connect() as first, engine.connect() as second:
+            backends = [first.scalar(asked), second.scalar(asked)]
+        with needed("psycopg").connect(postgres, autocommit=True) as other:
+            for backend in backends:
+                other.execute("SELECT pg_terminate_backend(%s, 5000)", [backend])
+        with engine.connect() as first, engine.connect() as second:
+            assert not {first.scalar(asked), second.scalar(asked)} & set(backends)
+    finally:
+        engine.dispose()
 
 
 def test_a_worker_dies_while_the_database_is_down(serve: Serve, own_postgres: Postgres, tmp_path: Path) -> None:

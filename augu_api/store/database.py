@@ -1,6 +1,7 @@
 """Connect to the application's database."""
 
 import os
+import select
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from typing import Any
 from limits.errors import StorageError
 from sqlalchemy import URL, Connection, Dialect, Engine, NullPool, create_engine, event, inspect, make_url, text
 from sqlalchemy.engine.interfaces import DBAPIConnection, DBAPICursor
-from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, InvalidatePoolError, SQLAlchemyError
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from augu_api.config import SettingsError
@@ -31,11 +32,12 @@ def connect(url: str) -> Engine:
     """
     try:
         with _refusing_bad_options():
-            engine = create_engine(url, pool_pre_ping=not url.startswith("sqlite"))  # a file does not hang up
+            engine = create_engine(url)
     except ImportError:
         raise SettingsError(f"DATABASE_URL: needs the package psycopg: {INSTALL.format('postgresql')}") from None
     if engine.dialect.name == "postgresql":
         event.listen(engine, "do_connect", _set_timeouts)
+        event.listen(engine, "checkout", _check_open)
     else:
         _keep_private(engine.url.database)
         event.listen(engine, "do_connect", _connect_sqlite)
@@ -105,6 +107,17 @@ def _connect_sqlite(
 def _set_timeouts(_: Dialect, __: ConnectionPoolEntry, ___: list[Any], options: dict[str, Any]) -> None:
     """Wait seconds, not minutes, for a server that does not answer, unless the URL says otherwise."""
     options.update(TIMEOUTS | options)
+
+
+def _check_open(connection: Any, _: ConnectionPoolEntry, __: object) -> None:
+    """Replace connections that the server has closed while they were idle: there is something to read from them.
+
+    SQLAlchemy's `pool_pre_ping` would send a query for each of ours.
+    """
+    idle = select.poll()
+    idle.register(connection.fileno(), select.POLLIN)
+    if idle.poll(0):
+        raise InvalidatePoolError
 
 
 def _keep_private(name: str | None) -> None:
