@@ -11,7 +11,17 @@ import pytest
 if TYPE_CHECKING:
     from xdist.scheduler import LoadScopeScheduling
 
-TOGETHER = {"test_docs.py", "test_examples.py", "test_hosts.py", "test_page.py", "test_training.py", "test_uploads.py"}
+TOGETHER = {
+    "test_docs.py",
+    "test_examples.py",
+    "test_hosts.py",
+    "test_nginx.py",
+    "test_page.py",
+    "test_strangers.py",
+    "test_training.py",
+    "test_uploads.py",
+    "test_worker.py",
+}
 
 
 @pytest.hookimpl(optionalhook=True)

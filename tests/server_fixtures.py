@@ -3,6 +3,7 @@
 import os
 import shutil
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,7 @@ from sqlalchemy import Engine
 
 from augu_api.store import database, migrate
 from tests.helpers import missing, needed
-from tests.servers import Nginx, Postgres, Redis, Serve, fronting, serving
+from tests.servers import Nginx, Postgres, Redis, Serve, Server, fronting, serving
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -28,6 +29,17 @@ def not_quick(pytestconfig: pytest.Config) -> None:
 def serve(tmp_path: Path, not_quick: None) -> Iterator[Serve]:
     """Servers of one test, as `serving` starts them."""
     with serving(tmp_path) as start:
+        yield start
+
+
+@pytest.fixture(scope="module")
+def serve_for_all(tmp_path_factory: pytest.TempPathFactory, not_quick: None) -> Iterator[Serve]:
+    """Servers that the tests of a module share, each with its own data folder; for a module in parallel.TOGETHER."""
+    with ExitStack() as running:
+
+        def start(**settings: str) -> Server:
+            return running.enter_context(serving(tmp_path_factory.mktemp("shared")))(**settings)
+
         yield start
 
 

@@ -299,6 +299,11 @@ def add(server: Server, name: str = "alice", coefficient: float = 0.8) -> str:
         engine.dispose()
 
 
+def add_another(server: Server, coefficient: float = 1000) -> str:
+    """The token of a new user of a server that tests share."""
+    return add(server, uuid.uuid4().hex, coefficient)
+
+
 def wait_for_all(server: Server, folder: Path, workers: int) -> None:
     """Wait until each worker has loaded the model: it then shows the model's facts among the metrics."""
     wait_until(lambda: sum(b"augu_model_info" in path.read_bytes() for path in gauges(folder)) == workers)

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from tests.helpers import BAD_TOKEN, LOOPBACK, OBJECTS, free_port, wait_until
-from tests.servers import Nginx, Reply, Serve, add, call, photo, sockets
+from tests.servers import Nginx, Reply, Serve, Server, add_another, call, photo, sockets
 
 METRICS_TOKEN = "a metrics token of 32 characters"
 ATTACKERS = [f"127.0.0.{n}" for n in range(2, 9)]
@@ -200,10 +200,14 @@ def is_refusal(reply: Reply) -> bool:
 # --- replies
 
 
-def test_through_nginx(serve: Serve, nginx: Nginx) -> None:
+@pytest.fixture(scope="module")
+def server(serve_for_all: Serve) -> Server:
+    return serve_for_all(WEB_CONCURRENCY="1", AUGU_METRICS_TOKEN=METRICS_TOKEN)
+
+
+def test_through_nginx(server: Server, nginx: Nginx) -> None:
     """Through nginx, photos get objects, bad bodies get the envelope, and metrics are available only locally."""
-    server = serve(WEB_CONCURRENCY="1", AUGU_METRICS_TOKEN=METRICS_TOKEN)
-    port, token = nginx(server.port), add(server)
+    port, token = nginx(server.port), add_another(server)
     for name, expected in (("astronaut", "person"), ("chelsea", "cat"), ("coffee", "cup")):
         reply = call(port, OBJECTS, photo(name), token)
         assert reply.status == 200
@@ -391,9 +395,8 @@ def test_what_is_logged(nginx: Nginx, tmp_path: Path) -> None:
 # --- slow clients and memory
 
 
-def test_slow_clients_hold_nothing(serve: Serve, nginx: Nginx, crowd: Callable[[int], Crowd]) -> None:
+def test_slow_clients_hold_nothing(server: Server, nginx: Nginx, crowd: Callable[[int], Crowd]) -> None:
     """Slow clients, in the head or in the body, are kept from the worker, and disconnected after 10 seconds."""
-    server = serve(WEB_CONCURRENCY="1")
     port, [worker] = nginx(server.port), server.workers
     assert call(port, "/health/live").status == 200
     before, clients = sockets(worker), crowd(port)
@@ -466,11 +469,10 @@ def test_a_post_is_sent_once(nginx: Nginx, host: Callable[..., Host]) -> None:
         assert sum(each.posts for each in hosts) == n
 
 
-def test_a_good_caller_beside_wrong_tokens(serve: Serve, nginx: Nginx) -> None:
+def test_a_good_caller_beside_wrong_tokens(server: Server, serve: Serve, nginx: Nginx) -> None:
     """While two clients upload 6 MB with wrong tokens in a loop to two hosts, another one's photos all get 200."""
-    first = serve(WEB_CONCURRENCY="1")
-    second = serve(WEB_CONCURRENCY="1")
-    port, token = nginx(first.port, second.port), add(first, coefficient=1000)
+    second = serve(WEB_CONCURRENCY="1", AUGU_DATA_DIR=server.env["AUGU_DATA_DIR"])
+    port, token = nginx(server.port, second.port), add_another(server)
     done, refusals = Event(), Counter[int]()
 
     def upload(source: str) -> None:

@@ -11,6 +11,7 @@ import sqlite3
 import subprocess
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -225,7 +226,7 @@ def test_commands(document: Path, site: Site, postgres_server: Postgres, redis: 
 # --- what test_commands does not run
 
 
-@pytest.fixture
+@contextmanager
 def calling(site: Site) -> Iterator[list[int]]:
     """A client that calls the server in a loop; yields the statuses of the replies."""
     statuses: list[int] = []
@@ -238,9 +239,11 @@ def calling(site: Site) -> Iterator[list[int]]:
     thread = threading.Thread(target=call)
     thread.start()
     wait_until(lambda: bool(statuses))
-    yield statuses
-    stopped.set()
-    thread.join()
+    try:
+        yield statuses
+    finally:
+        stopped.set()
+        thread.join()
 
 
 def status(site: Site, url: str) -> int:
@@ -248,15 +251,16 @@ def status(site: Site, url: str) -> int:
     return requests.post(url + OBJECTS, (ROOT / "examples" / "street.png").read_bytes(), headers=headers).status_code
 
 
-def test_backup(site: Site, serve: Serve, calling: list[int]) -> None:
+def test_backup(site: Site, serve: Serve) -> None:
     """A backup of SQLite made while requests are counted is intact, and restores users and tokens."""
-    for _ in range(10):
-        shutil.rmtree(site.folder / "backup", ignore_errors=True)
-        site.run_each("mkdir -p backup", "sqlite3 data/augu.db")
-        copy = sqlite3.connect(site.folder / "backup" / "augu.db")
-        assert copy.execute("PRAGMA integrity_check").fetchone() == ("ok",)
-        copy.close()
-    assert set(calling) == {200}
+    with calling(site) as statuses:
+        for _ in range(10):
+            shutil.rmtree(site.folder / "backup", ignore_errors=True)
+            site.run_each("mkdir -p backup", "sqlite3 data/augu.db")
+            copy = sqlite3.connect(site.folder / "backup" / "augu.db")
+            assert copy.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+            copy.close()
+    assert set(statuses) == {200}
     other = serve(AUGU_DATA_DIR=str(site.folder / "other" / "data"))
     assert status(site, other.url) == 401
     other.stop()

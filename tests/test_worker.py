@@ -22,7 +22,7 @@ from augu_api.config import ROOT
 from augu_api.operating.shares import STALE_SECONDS, Shares
 from augu_api.operating.worker import FairWorker
 from tests.helpers import BIN, OBJECTS, picture, png_of, wait_until
-from tests.servers import Serve, Server, add, call, photo, sockets
+from tests.servers import Serve, Server, add, add_another, call, photo, sockets
 
 THREADS = 12
 
@@ -41,11 +41,30 @@ class SlowDiscards(FairWorker):
     discard_rate = 2e6
 
 
-@pytest.fixture
-def server(serve: Serve) -> Server:
+@pytest.fixture(scope="module")
+def server(serve_for_all: Serve) -> Server:
     """One worker, with few threads."""
     arguments = f"--worker-class tests.test_worker.ShortTimeouts --threads {THREADS}"
-    return serve(WEB_CONCURRENCY="1", GUNICORN_CMD_ARGS=arguments)
+    return serve_for_all(WEB_CONCURRENCY="1", GUNICORN_CMD_ARGS=arguments)
+
+
+@pytest.fixture(scope="module")
+def narrow(serve_for_all: Serve) -> Server:
+    """One worker with a single thread, which a client must not hold."""
+    arguments = "--threads 1 --worker-class tests.test_worker.ShortTimeouts"
+    return serve_for_all(WEB_CONCURRENCY="1", GUNICORN_CMD_ARGS=arguments)
+
+
+@pytest.fixture(scope="module")
+def few_connections(serve_for_all: Serve) -> Server:
+    """One worker that may have 50 connections."""
+    return serve_for_all(WEB_CONCURRENCY="1", GUNICORN_CMD_ARGS="--worker-connections 50 --threads 4")
+
+
+@pytest.fixture(scope="module")
+def discarding(serve_for_all: Serve) -> Server:
+    """One worker that is slow to read refused bodies."""
+    return serve_for_all(WEB_CONCURRENCY="1", GUNICORN_CMD_ARGS="--worker-class tests.test_worker.SlowDiscards")
 
 
 def slowly(port: int, request: bytes, connections: list[socket.socket], start: bytes = b"") -> socket.socket:
@@ -82,7 +101,7 @@ def head(token: str, length: int) -> bytes:
 
 def test_a_slow_body_ends(server: Server, connections: list[socket.socket]) -> None:
     """A body that arrives too slowly is answered with 400, and its slot is free again."""
-    token, body = add(server, coefficient=1000), photo("chelsea")
+    token, body = add_another(server), photo("chelsea")
     client = socket.create_connection(("127.0.0.1", server.port), timeout=30)
     connections.append(client)
     client.sendall(head(token, len(body)) + body[:1000])
@@ -99,12 +118,6 @@ HALF_SENT = [
     b"POST /images/classify/objects HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bear",
     b"POST /images/classify/objects HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\nabc",
 ]
-
-
-@pytest.fixture
-def narrow(serve: Serve) -> Server:
-    """One worker with a single thread, which a client must not hold."""
-    return serve(WEB_CONCURRENCY="1", GUNICORN_CMD_ARGS="--threads 1 --worker-class tests.test_worker.ShortTimeouts")
 
 
 def connect(
@@ -141,12 +154,11 @@ def test_half_sent_heads_end(server: Server, connections: list[socket.socket]) -
     assert server.is_ready()
 
 
-def test_the_oldest_idle_connection_makes_room(serve: Serve, connections: list[socket.socket]) -> None:
+def test_the_oldest_idle_connection_makes_room(few_connections: Server, connections: list[socket.socket]) -> None:
     """More connections than a worker may have do not keep new clients out."""
-    server = serve(WEB_CONCURRENCY="1", GUNICORN_CMD_ARGS="--worker-connections 50")
     for _ in range(100):
-        connect(server, connections)
-    assert call(server.port, "/health/live").status == 200
+        connect(few_connections, connections)
+    assert call(few_connections.port, "/health/live").status == 200
     assert connections[0].recv(1) == b""  # closed, although it could have stayed open for 30 seconds
 
 
@@ -158,28 +170,26 @@ def ask(connection: http.client.HTTPConnection) -> int:
     return response.status
 
 
-def test_a_crowd_makes_room(serve: Serve, connections: list[socket.socket]) -> None:
+def test_a_crowd_makes_room(few_connections: Server, connections: list[socket.socket]) -> None:
     """Idle connections of one address do not close another's, not even the one that has been idle the longest."""
-    server = serve(WEB_CONCURRENCY="1", GUNICORN_CMD_ARGS="--worker-connections 50 --threads 4")
-    other = http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)
+    other = http.client.HTTPConnection("127.0.0.1", few_connections.port, timeout=10)
     assert ask(other) == 200
     sock = other.sock
     for _ in range(200):
-        connect(server, connections, address="127.0.0.2")
+        connect(few_connections, connections, address="127.0.0.2")
     assert connections[100].recv(1) == b""  # closed for later ones
     assert ask(other) == 200
     assert other.sock is sock is not None  # it was not opened again
     other.close()
 
 
-def test_unread_replies_make_room(serve: Serve, connections: list[socket.socket]) -> None:
+def test_unread_replies_make_room(few_connections: Server, connections: list[socket.socket]) -> None:
     """An address that has as many connections as a worker may have, and reads no replies, keeps nobody out."""
-    server = serve(WEB_CONCURRENCY="1", GUNICORN_CMD_ARGS="--worker-connections 50 --threads 4")
     for _ in range(60):
-        client = connect(server, connections, receive_buffer=2048, address="127.0.0.2")
+        client = connect(few_connections, connections, receive_buffer=2048, address="127.0.0.2")
         client.sendall(b"GET /openapi.json HTTP/1.1\r\nHost: localhost\r\n\r\n" * 60)
     time.sleep(2)  # until the buffers of all connections are full
-    other = http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)
+    other = http.client.HTTPConnection("127.0.0.1", few_connections.port, timeout=10)
     assert ask(other) == 200
     other.close()
 
@@ -254,31 +264,29 @@ def test_a_refused_body_that_does_not_end(narrow: Server, connections: list[sock
         assert b"\r\nConnection: close\r\n" in reply
 
 
-def test_refused_bodies_are_read_at_a_limited_rate(serve: Serve) -> None:
+def test_refused_bodies_are_read_at_a_limited_rate(discarding: Server) -> None:
     """Refused bodies cannot take the processor time of other clients: a worker reads so many bytes a second of them."""
-    server = serve(WEB_CONCURRENCY="1", GUNICORN_CMD_ARGS="--worker-class tests.test_worker.SlowDiscards")
     start = time.monotonic()
     replies: list[int] = []
     uploads = [
-        Thread(target=lambda: replies.append(call(server.port, OBJECTS, b"A" * 2_000_000).status)) for _ in "abc"
+        Thread(target=lambda: replies.append(call(discarding.port, OBJECTS, b"A" * 2_000_000).status)) for _ in "abc"
     ]
     for upload in uploads:
         upload.start()
     while time.monotonic() < start + 1:
-        assert call(server.port, "/health/live").status == 200
+        assert call(discarding.port, "/health/live").status == 200
     for upload in uploads:
         upload.join(30)
     assert replies == [401] * 3
     assert time.monotonic() > start + 2.5  # 6 MB, less the tenth of a second that may be saved up
 
 
-def test_refused_bodies_of_another_address(serve: Serve) -> None:
+def test_refused_bodies_of_another_address(discarding: Server) -> None:
     """A refusal does not wait for the many bodies that another address sends: addresses take turns to be read from."""
-    server = serve(WEB_CONCURRENCY="1", GUNICORN_CMD_ARGS="--worker-class tests.test_worker.SlowDiscards")
     replies: list[int] = []
 
     def upload(source: str) -> None:
-        replies.append(call(server.port, OBJECTS, b"A" * 500_000, source=source).status)
+        replies.append(call(discarding.port, OBJECTS, b"A" * 500_000, source=source).status)
 
     uploads = [Thread(target=upload, args=("127.0.0.2",)) for _ in range(40)]
     for thread in uploads:
@@ -295,7 +303,7 @@ def test_refused_bodies_of_another_address(serve: Serve) -> None:
 def test_a_client_that_asks_before_it_sends(narrow: Server) -> None:
     """With `Expect: 100-continue`, a client is told to send its body only if it is not refused without it."""
     body = photo("chelsea")
-    for token, expected in (("x", [b"401"]), (add(narrow), [b"100", b"200"])):
+    for token, expected in (("x", [b"401"]), (add_another(narrow), [b"100", b"200"])):
         with socket.create_connection(("127.0.0.1", narrow.port), timeout=30) as client:
             client.sendall(head(token, len(body)).replace(b"\r\nHost", b"\r\nExpect: 100-continue\r\nHost"))
             with client.makefile("rb") as replies:
@@ -310,7 +318,7 @@ def test_a_client_that_asks_before_it_sends(narrow: Server) -> None:
 def test_chunks_with_extensions_end(narrow: Server) -> None:
     """A body whose chunks come with more bytes than a body may have is not read to its end."""
     chunk = b"1;a=" + b"b" * 8000 + b"\r\nA\r\n"
-    head = f"POST {OBJECTS} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {add(narrow)}\r\n"
+    head = f"POST {OBJECTS} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {add_another(narrow)}\r\n"
     with socket.create_connection(("127.0.0.1", narrow.port), timeout=30) as client:
         client.sendall(f"{head}Transfer-Encoding: chunked\r\n\r\n".encode() + chunk * 1700 + b"0\r\n\r\n")  # 13 MB
         response = http.client.HTTPResponse(client)
@@ -332,7 +340,7 @@ def test_an_unread_reply_holds_no_thread(narrow: Server, connections: list[socke
 
 def test_an_unread_reply_ends(server: Server, connections: list[socket.socket]) -> None:
     """Clients that request large replies again and again without reading them are disconnected."""
-    token = add(server, coefficient=1000)
+    token = add_another(server)
     body = base64.b64encode(png_of(picture("astronaut").resize((1000, 1000))))
     request = head(token, len(body)).replace(b"\r\nHost", b"\r\nAccept: image/png\r\nHost") + body
 
@@ -356,15 +364,15 @@ def test_an_unread_reply_ends(server: Server, connections: list[socket.socket]) 
 
 def test_a_disconnected_client_costs_nothing(server: Server) -> None:
     """Clients that disconnect in the middle of a request leave no thread, socket or slot occupied."""
-    token, body = add(server, coefficient=1000), photo("chelsea")
+    token, body = add_another(server), photo("chelsea")
     assert call(server.port, OBJECTS, body, token).status == 200
     [worker] = server.workers
-    before = sockets(worker)
+    wait_until(lambda: sockets(worker) == 1)  # the port: no client of an earlier test is connected
     for length in (0, 10, len(body) // 2, len(body)):
         for _ in range(20):
             with socket.create_connection(("127.0.0.1", server.port), timeout=30) as client:
                 client.sendall((head(token, len(body)) + body)[: len(head(token, len(body))) + length])
-    wait_until(lambda: sockets(worker) <= before)
+    wait_until(lambda: sockets(worker) == 1)
     wait_until(lambda: call(server.port, OBJECTS, body, token).status == 200)  # complete requests first
     assert server.workers == [worker]
 
