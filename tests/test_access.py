@@ -248,9 +248,9 @@ def received(port: int, sent: str) -> tuple[int, http.client.HTTPMessage, bytes]
         return response.status, response.headers, response.read()
 
 
-def test_what_is_not_http_is_answered_in_the_envelope(serve: Serve) -> None:
+def test_what_is_not_http_is_answered_in_the_envelope(serve: Serve, tiny_model: dict[str, str]) -> None:
     """Gunicorn's own refusals have the envelope, the headers and an id that is logged; the request itself is not."""
-    server = serve(WEB_CONCURRENCY="1")
+    server = serve(WEB_CONCURRENCY="1", **tiny_model)
     for sent, status, kind in NOT_HTTP.values():
         got, headers, body = received(server.port, sent)
         assert (got, headers["Content-Type"], headers["Connection"]) == (status, "application/json", "close")

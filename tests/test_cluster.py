@@ -37,14 +37,16 @@ def metric(port: int, name: str) -> float:
 
 
 @pytest.mark.parametrize("storage", ["sqlite", "postgresql", "redis"])
-def test_the_quota_is_exact(serve: Serve, tmp_path: Path, storage: str, request: pytest.FixtureRequest) -> None:
+def test_the_quota_is_exact(
+    serve: Serve, tiny_model: dict[str, str], tmp_path: Path, storage: str, request: pytest.FixtureRequest
+) -> None:
     """Of 88 requests that 8 clients make at once as one user to 4 workers, 48 pass; the metrics show all of them."""
     environ = {"WEB_CONCURRENCY": "4", "TMPDIR": str(tmp_path), "AUGU_METRICS_TOKEN": METRICS_TOKEN}
     if storage == "postgresql":
         environ["DATABASE_URL"] = request.getfixturevalue("postgres")
     elif storage == "redis":
         environ["AUGU_RATELIMIT_STORAGE"] = request.getfixturevalue("redis")
-    server = serve(**environ)
+    server = serve(**environ, **tiny_model)
     wait_for_all(server, tmp_path, 4)
     token = add(server)  # a new user's window begins with the first request
     with ThreadPoolExecutor(8) as clients:
@@ -61,9 +63,9 @@ def test_the_quota_is_exact(serve: Serve, tmp_path: Path, storage: str, request:
     assert list(tmp_path.glob("augu-metrics-*")) == []
 
 
-def test_a_killed_worker_is_replaced(serve: Serve) -> None:
+def test_a_killed_worker_is_replaced(serve: Serve, tiny_model: dict[str, str]) -> None:
     """When the only worker is killed, another one takes over, and the counts are still there."""
-    server = serve(WEB_CONCURRENCY="1", AUGU_METRICS_TOKEN=METRICS_TOKEN)
+    server = serve(WEB_CONCURRENCY="1", AUGU_METRICS_TOKEN=METRICS_TOKEN, **tiny_model)
     token = add(server)
     assert call(server.port, "/session", token=token).status == 200
     [killed] = server.workers
@@ -134,12 +136,12 @@ def test_accuracy(serve: Serve, coco: COCO, dev_photos: Path, engine: str) -> No
     assert average_precision(coco, replied) == pytest.approx(find("bundled", Settings()).ap, abs=0.001)
 
 
-def test_workers_share_connections_fairly(serve: Serve, tmp_path: Path) -> None:
+def test_workers_share_connections_fairly(serve: Serve, tiny_model: dict[str, str], tmp_path: Path) -> None:
     """Each of two workers accepts half of twenty connections opened at once, so that no core is idle.
 
     Other programs may disturb half of the rounds; in the other half the differences add up to 4 at most.
     """
-    server = serve(WEB_CONCURRENCY="2", TMPDIR=str(tmp_path))
+    server = serve(WEB_CONCURRENCY="2", TMPDIR=str(tmp_path), **tiny_model)
     wait_for_all(server, tmp_path, 2)
     differences = sorted(difference_between_workers(server) for _ in range(30))
     assert sum(differences[:15]) <= 4, differences

@@ -56,14 +56,16 @@ def ban_and_unban(port: int, secret: str, url: str) -> list[int]:
     return replies
 
 
-def test_accounts_change_under_load(serve: Serve, database_url: str, at_once: AtOnce) -> None:
+def test_accounts_change_under_load(
+    serve: Serve, tiny_model: dict[str, str], database_url: str, at_once: AtOnce
+) -> None:
     """8 processes replace 200 tokens and set 200 bans while they send requests: each change holds once committed.
 
     A replaced token is never valid again, and exactly one token is valid in the end. No user passes after a ban was
     committed, and no request gets a database error.
     """
     secret = "s" * 32
-    server = serve(WEB_CONCURRENCY="2", DATABASE_URL=database_url, AUGU_SECRET_KEY=secret)
+    server = serve(WEB_CONCURRENCY="2", DATABASE_URL=database_url, AUGU_SECRET_KEY=secret, **tiny_model)
     server.run("users", "add", "alice", "--coefficient", "1000")
     done = at_once(replace_tokens, server.port, secret, database_url)
     made = [token for tokens_of_one, _ in done for token in tokens_of_one]

@@ -77,9 +77,9 @@ def is_unavailable(reply: Reply) -> bool:
 # --- processes
 
 
-def test_a_worker_is_killed_under_load(serve: Serve, tmp_path: Path) -> None:
+def test_a_worker_is_killed_under_load(serve: Serve, tiny_model: dict[str, str], tmp_path: Path) -> None:
     """The others continue, a new one starts, and counts are exact except for requests that got no reply."""
-    server = serve(WEB_CONCURRENCY="2", TMPDIR=str(tmp_path))
+    server = serve(WEB_CONCURRENCY="2", TMPDIR=str(tmp_path), **tiny_model)
     wait_for_all(server, tmp_path, 2)
     cap, clients = 300, 4
     token = add(server, coefficient=cap / 60)
@@ -175,9 +175,11 @@ def test_connections_that_the_database_has_closed(postgres: str) -> None:
         engine.dispose()
 
 
-def test_a_worker_dies_while_the_database_is_down(serve: Serve, own_postgres: Postgres, tmp_path: Path) -> None:
+def test_a_worker_dies_while_the_database_is_down(
+    serve: Serve, tiny_model: dict[str, str], own_postgres: Postgres, tmp_path: Path
+) -> None:
     """The other worker continues and replacements fail; once PostgreSQL is back, one starts in the same server."""
-    server = serve(WEB_CONCURRENCY="2", DATABASE_URL=own_postgres.url, TMPDIR=str(tmp_path))
+    server = serve(WEB_CONCURRENCY="2", DATABASE_URL=own_postgres.url, TMPDIR=str(tmp_path), **tiny_model)
     wait_for_all(server, tmp_path, 2)
     token, [killed, other] = add(server), server.workers
     own_postgres.stop()
@@ -211,12 +213,12 @@ time.time = lambda: real() + int(clock.read_text() or 0)
 """
 
 
-def test_the_clock_goes_back(serve: Serve, tmp_path: Path) -> None:
+def test_the_clock_goes_back(serve: Serve, tiny_model: dict[str, str], tmp_path: Path) -> None:
     """If the clock is set back, the count is kept, and the window ends within 60 seconds of the new time."""
     clock = tmp_path / "clock"
     clock.write_text("0")
     (tmp_path / "sitecustomize.py").write_text(CLOCK)  # every Python process imports it at startup
-    server = serve(WEB_CONCURRENCY="2", PYTHONPATH=str(tmp_path), CLOCK=str(clock))
+    server = serve(WEB_CONCURRENCY="2", PYTHONPATH=str(tmp_path), CLOCK=str(clock), **tiny_model)
     token = add(server, coefficient=0.5)
 
     def left_at(offset: int) -> tuple[int, int]:
@@ -369,11 +371,11 @@ def reload(server: Server, worker: int) -> None:
     wait_until(lambda: worker not in server.workers and server.is_ready())
 
 
-def test_the_metrics_folder_is_removed(serve: Serve, tmp_path: Path) -> None:
+def test_the_metrics_folder_is_removed(serve: Serve, tiny_model: dict[str, str], tmp_path: Path) -> None:
     """A cleaner that removes the folder, or all temporary files, costs neither a reply, nor a worker, nor a count."""
     temporary = tmp_path / "tmp"
     temporary.mkdir()
-    server = serve(WEB_CONCURRENCY="1", TMPDIR=str(temporary), AUGU_METRICS_TOKEN=METRICS_TOKEN)
+    server = serve(WEB_CONCURRENCY="1", TMPDIR=str(temporary), AUGU_METRICS_TOKEN=METRICS_TOKEN, **tiny_model)
     check_health(server, 5)
     for removed in (*temporary.glob("augu-metrics-*"), temporary):
         before = server.workers
@@ -389,9 +391,9 @@ def test_the_metrics_folder_is_removed(serve: Serve, tmp_path: Path) -> None:
     assert "Traceback" not in server.log.read_text()
 
 
-def test_dead_workers_leave_no_files(serve: Serve, tmp_path: Path) -> None:
+def test_dead_workers_leave_no_files(serve: Serve, tiny_model: dict[str, str], tmp_path: Path) -> None:
     """However many workers die or are replaced, their counts remain and the number of files does not grow."""
-    server = serve(WEB_CONCURRENCY="1", TMPDIR=str(tmp_path), AUGU_METRICS_TOKEN=METRICS_TOKEN)
+    server = serve(WEB_CONCURRENCY="1", TMPDIR=str(tmp_path), AUGU_METRICS_TOKEN=METRICS_TOKEN, **tiny_model)
     numbers = set()
     for turn in range(1, 4):
         check_health(server, 5)
@@ -407,10 +409,10 @@ def test_dead_workers_leave_no_files(serve: Serve, tmp_path: Path) -> None:
     assert max(numbers) <= min(numbers) + 2  # the counters and the histograms of a second worker at once
 
 
-def test_two_servers_share_a_folder_for_metrics(serve: Serve, tmp_path: Path) -> None:
+def test_two_servers_share_a_folder_for_metrics(serve: Serve, tiny_model: dict[str, str], tmp_path: Path) -> None:
     """PROMETHEUS_MULTIPROC_DIR is where the metrics are; servers that share it neither mix nor remove each other's."""
     folder = tmp_path / "metrics"
-    given = {
+    given = tiny_model | {
         "WEB_CONCURRENCY": "1",
         "AUGU_METRICS_TOKEN": METRICS_TOKEN,
         "PROMETHEUS_MULTIPROC_DIR": str(folder),
@@ -431,9 +433,9 @@ def test_two_servers_share_a_folder_for_metrics(serve: Serve, tmp_path: Path) ->
     assert list(folder.iterdir()) == []
 
 
-def test_the_disk_of_the_metrics_is_full(serve: Serve, small_disk: Path) -> None:
+def test_the_disk_of_the_metrics_is_full(serve: Serve, tiny_model: dict[str, str], small_disk: Path) -> None:
     """Workers go on serving and counting; one that finds no space starts all the same, and says that it has none."""
-    given = {"AUGU_METRICS_TOKEN": METRICS_TOKEN, "PROMETHEUS_MULTIPROC_DIR": str(small_disk)}
+    given = tiny_model | {"AUGU_METRICS_TOKEN": METRICS_TOKEN, "PROMETHEUS_MULTIPROC_DIR": str(small_disk)}
     server = serve(WEB_CONCURRENCY="1", **given)
     [worker] = server.workers
     token = add(server, coefficient=1000)

@@ -62,9 +62,9 @@ SHAPES = {
 
 
 @pytest.fixture
-def server(serve: Serve) -> Server:
+def server(serve: Serve, tiny_model: dict[str, str]) -> Server:
     """One worker, which takes all requests of a connection."""
-    return serve(WEB_CONCURRENCY="1")
+    return serve(WEB_CONCURRENCY="1", **tiny_model)
 
 
 def send(port: int, request: str) -> None:

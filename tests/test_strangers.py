@@ -14,8 +14,8 @@ TIMES = 20
 
 
 @pytest.fixture(scope="module")
-def server(serve_for_all: Serve) -> Server:
-    return serve_for_all(WEB_CONCURRENCY="1")
+def server(serve_for_all: Serve, tiny_model: dict[str, str]) -> Server:
+    return serve_for_all(WEB_CONCURRENCY="1", **tiny_model)
 
 
 @pytest.fixture(scope="module")
