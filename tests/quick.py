@@ -1,7 +1,7 @@
 """What `pytest --quick` (`make quick`) leaves out: what needs torch, a browser, a server, or seconds for each test.
 
-`make quick` installs pytest, pytest-xdist and Hypothesis in addition to the service. A module that imports more belongs
-in LEFT_OUT.
+`make quick` installs pytest, pytest-xdist and Hypothesis in addition to the service. A module or a folder that imports
+more belongs in LEFT_OUT.
 """
 
 from pathlib import Path
@@ -9,12 +9,11 @@ from pathlib import Path
 import pytest
 
 LEFT_OUT = {
+    "deepstack",
     "test_access.py",
     "test_cluster.py",
     "test_concurrency.py",
     "test_costs.py",
-    "test_deepstack.py",
-    "test_deepstack_callers.py",
     "test_docs.py",
     "test_documented.py",
     "test_engines.py",
@@ -47,5 +46,5 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """Ignore these modules; in the other modules the fixtures of servers skip their tests."""
+    """Ignore these; in the other modules the fixtures of servers skip their tests."""
     return True if config.getoption("quick") and collection_path.name in LEFT_OUT else None

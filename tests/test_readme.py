@@ -56,7 +56,7 @@ ELSEWHERE = {
     "pg_restore ": BACKUP,
     "openssl rand -hex 32 > data/metrics_token": "test_monitoring writes such a token",
     "AUGU_METRICS_TOKEN=": "serves until it is stopped; test_monitoring starts it",
-    "AUGU_DEEPSTACK=1": "serves until it is stopped; test_deepstack_callers starts it",
+    "AUGU_DEEPSTACK=1": "serves until it is stopped; tests/deepstack/test_callers.py starts it",
     "prometheus ": "serves until it is stopped; test_monitoring starts it",
 }
 COMMANDS = {document: list(commands(document.read_text())) for document in DOCUMENTS}

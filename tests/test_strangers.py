@@ -24,7 +24,7 @@ def users(server: Server) -> tuple[str, ...]:
     return tuple(add_another(server) for _ in range(CONNECTIONS))
 
 
-@pytest.mark.parametrize("client", ["requests", "httpx", "aiohttp", "curl", "fetch"])
+@pytest.mark.parametrize("client", ["requests", "httpx", "aiohttp", "curl", "fetch", "axios", "got"])
 def test_every_refusal_arrives(client: str, server: Server, users: tuple[str, ...], tmp_path: Path) -> None:
     """A client that keeps its connections alive gets each 401 and 406, whether its body is small or large."""
     if lacks := PROGRAMS[client].lacks:

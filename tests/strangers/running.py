@@ -56,6 +56,7 @@ PROGRAMS = {
     "Go": Program(GO),
     "Java": Program(JAVA),
 }
+NODE_RED = _node("node_red.mjs", "@node-red/runtime")
 
 
 class Refusal(NamedTuple):

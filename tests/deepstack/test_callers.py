@@ -19,21 +19,11 @@ from augu_api.flags import Flag
 from augu_api.parsers import keyless, networks
 from augu_api.store import accounts
 from augu_api.web.service import Service
-from tests.helpers import BOTH, DETECTION, OBJECTS, AddUser, FakeDetector, MakeApp, add_user_to, file_of, png_of
+from tests.helpers import BOTH, DETECTION, OBJECTS, FakeDetector, MakeApp, add_user_to, file_of, png_of
 from tests.servers import Nginx, Serve, add
 
 JPEG = file_of(Image.new("RGB", (8, 8), "navy"), "JPEG")
 LAN, PROXY, ELSEWHERE = "192.168.1.20", "10.0.0.2", "203.0.113.9"
-
-
-@pytest.fixture
-def settings(settings: Settings) -> Settings:
-    return replace(settings, deepstack=True)
-
-
-@pytest.fixture
-def token(add_user: AddUser) -> str:
-    return add_user(coefficient=1000).removeprefix("Bearer ")
 
 
 def send(client: FlaskClient, path: str = DETECTION, **options: Any) -> TestResponse:

@@ -1,4 +1,4 @@
-"""DeepStack's protocol: its clients, the formats of their photos, and hostile requests."""
+"""DeepStack's protocol: its replies, the formats of the photos, and hostile requests."""
 
 import json
 import logging
@@ -6,23 +6,19 @@ import os
 import re
 import struct
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from io import BytesIO
-from pathlib import Path
 from typing import Any
 from zlib import crc32
 
 import numpy as np
 import pytest
 import requests
-from deepstack.core import DeepstackObject
 from flask.testing import FlaskClient
 from numpy.typing import NDArray
 from PIL import Image
 from prometheus_client import REGISTRY
 from werkzeug.test import TestResponse
 
-from augu_api.client import Client, Item
 from augu_api.config import Settings
 from augu_api.detection import Detection
 from augu_api.flags import Flag
@@ -34,7 +30,6 @@ from augu_api.web.deepstack_callers import MAX_PARTS, MAX_TEXT
 from augu_api.web.service import Service
 from tests.helpers import (
     DETECTION,
-    LOOPBACK,
     MULTIPART,
     OBJECTS,
     AddUser,
@@ -43,14 +38,11 @@ from tests.helpers import (
     file_of,
     full,
     multipart,
-    needed,
     no_file_beyond,
-    picture,
-    png_of,
     says,
 )
 from tests.hostile import SECONDS, Case, ask, ask_again, raw
-from tests.servers import Serve, Server, add
+from tests.servers import Server, add
 
 ORIENTATION = 0x0112
 Send = Callable[..., TestResponse]
@@ -58,17 +50,6 @@ Send = Callable[..., TestResponse]
 
 NAVY = Image.new("RGB", (8, 8), "navy")
 JPEG, WEBP, PNG = file_of(NAVY, "JPEG"), file_of(NAVY, "WEBP"), file_of(NAVY, "PNG")
-
-
-@pytest.fixture
-def settings(settings: Settings) -> Settings:
-    return replace(settings, deepstack=True)
-
-
-@pytest.fixture
-def token(add_user: AddUser) -> str:
-    """The token of a user with both flags and plenty of requests."""
-    return add_user(coefficient=1000).removeprefix("Bearer ")
 
 
 @pytest.fixture
@@ -91,99 +72,6 @@ def fails(response: TestResponse, status: int, error: str) -> None:
         f'{{"success":false,"error":"{error}","duration":0,"message":"{error}","code":{response.status_code}}}'
     )
     assert response.content_type == "application/json"
-
-
-# --- its clients
-
-
-@pytest.fixture
-def server(serve: Serve) -> Server:
-    """A server where requests without a token are those of `cameras`, which exists if a test adds it."""
-    return serve(WEB_CONCURRENCY="1", AUGU_DEEPSTACK="1", AUGU_DEEPSTACK_KEYLESS="cameras@127.0.0.1")
-
-
-@pytest.fixture
-def jpegs(dev_photos: Path) -> list[bytes]:
-    """Ten photos of the world."""
-    return [path.read_bytes() for path in sorted((dev_photos / "images").glob("*.jpg"))[:10]]
-
-
-def ours(server: Server, token: str, image: bytes, min_score: float) -> tuple[Item, ...]:
-    """What our own endpoint detects."""
-    with Image.open(BytesIO(image)) as decoded:
-        return Client(server.url, token).objects(png_of(decoded.convert("RGB")), min_score=min_score).objects
-
-
-def same(prediction: dict[str, Any], item: Item) -> None:
-    """The same object, its box in whole pixels around ours."""
-    assert (prediction["label"], round(prediction["confidence"] * 100, 2)) == (item.name, item.score)
-    low = {"x_min": item.x, "y_min": item.y}
-    high = {"x_max": item.x + item.width, "y_max": item.y + item.height}
-    assert all(isinstance(prediction[side], int) for side in low | high)
-    assert all(-0.01 < at - prediction[side] < 1.01 for side, at in low.items())
-    assert all(-0.01 < prediction[side] - at < 1.01 for side, at in high.items())
-
-
-def with_deepstack_python(server: Server, key: str, image: bytes) -> list[dict[str, Any]]:
-    """What Home Assistant's DeepStack integration gets."""
-    found: list[dict[str, Any]] = DeepstackObject(LOOPBACK, server.port, key, min_confidence=0.45).detect(image)
-    return found
-
-
-def with_deepstack_sdk(server: Server, key: str, image: bytes) -> list[dict[str, Any]]:
-    sdk = needed("deepstack_sdk")
-    reply = sdk.Detection(sdk.ServerConfig(server.url, key)).detectObject(image, min_confidence=0.45)
-    return [vars(prediction) for prediction in reply]
-
-
-def with_codeproject_ai_api(server: Server, key: str, image: bytes) -> list[dict[str, Any]]:
-    """What Viseron and Home Assistant's CodeProject.AI integration get; it has no place for a key but the host."""
-    host = f"any:{key}@{LOOPBACK}" if key else LOOPBACK
-    client = needed("codeprojectai.core").CodeProjectAIObject(host, server.port, min_confidence=0.45)
-    found: list[dict[str, Any]] = client.detect(image)
-    return found
-
-
-CLIENTS = [with_deepstack_python, with_deepstack_sdk, with_codeproject_ai_api]
-
-
-@pytest.mark.parametrize("detect", CLIENTS)
-def test_a_client_finds_what_our_endpoint_finds(
-    detect: Callable[..., list[dict[str, Any]]], server: Server, jpegs: list[bytes]
-) -> None:
-    """Each client gets the same objects, scores and boxes for ten photos, and says 401 for a wrong token."""
-    token = add(server)
-    count = 0
-    for jpeg in jpegs:
-        predictions, objects = detect(server, token, jpeg), ours(server, token, jpeg, 45)
-        for prediction, item in zip(predictions, objects, strict=True):
-            same(prediction, item)
-            count += 1
-    assert count > 10
-    with pytest.raises(Exception, match="401"):
-        detect(server, "a.b.c", jpegs[0])
-
-
-def test_a_client_without_a_place_for_a_token(server: Server, jpegs: list[bytes]) -> None:
-    """Programs that send no token at all are served as the user that the setting names, once there is one."""
-    with pytest.raises(Exception, match="401"):
-        with_codeproject_ai_api(server, "", jpegs[0])
-    token = add(server, "cameras")
-    assert with_codeproject_ai_api(server, "", jpegs[0]) == with_codeproject_ai_api(server, token, jpegs[0])
-
-
-def test_frigate_finds_what_our_endpoint_finds(server: Server) -> None:
-    """A request as Frigate's plug-in sends it, a JPEG of 320 x 320 without a type, gets boxes in its pixels."""
-    token = add(server)
-    jpeg = file_of(picture("astronaut").resize((320, 320)), "JPEG")
-    reply = requests.post(f"{server.url}{DETECTION}", data={"api_key": token}, files={"image": jpeg}, timeout=60)
-    predictions = reply.json()["predictions"]
-    objects = ours(server, token, jpeg, 40)
-    for prediction, item in zip(predictions, objects, strict=True):
-        same(prediction, item)
-        assert 0 <= prediction["x_min"] < prediction["x_max"] <= 320
-        assert 0 <= prediction["y_min"] < prediction["y_max"] <= 320
-    assert "person" in [prediction["label"] for prediction in predictions]
 
 
 # --- the reply and the gates
