@@ -4,6 +4,7 @@ test_commands runs a command if its program is in RUNS; ELSEWHERE names the comm
 reason. A command in neither fails.
 """
 
+import json
 import os
 import re
 import shutil
@@ -13,6 +14,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.metadata import version as version_of
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -105,6 +107,28 @@ def test_names_of_files_and_tests(document: Path) -> None:
         for file, test in named
         if not (path := ROOT / "tests" / file).is_file() or (test and f"def {test}(" not in path.read_text())
     ] == []
+
+
+def locked() -> dict[str, str]:
+    """The versions of the clients that the tests install, by package."""
+    pinned = dict(re.findall(r"^([\w-]+)==([\d.]+)", (ROOT / "requirements-test.txt").read_text(), re.MULTILINE))
+    node = json.loads((ROOT / "tests" / "strangers" / "package-lock.json").read_text())["packages"]
+    names = ("node-red-contrib-deepstack", "@node-red/runtime")
+    return pinned | {name: node[f"node_modules/{name}"]["version"] for name in names}
+
+
+def test_the_versions_of_the_programs() -> None:
+    """In the table of programs, what was run has the versions that the tests install, and works since a version."""
+    versions, text = locked(), (ROOT / "docs" / "clients.md").read_text()
+    table = text.partition("| program |")[2].partition("\n\n")[0].splitlines()[2:]
+    rows = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in table]
+    assert len(rows) > 10
+    for program, version, state, since, _ in rows:
+        names = {name for name in versions if name in f"{program} {version}"}
+        names |= {"@node-red/runtime"} if "Node-RED" in program else set()
+        assert set(re.findall(r"\d+(?:\.\d+)+", version)) == {versions[name] for name in names}, program
+        assert bool(names) is state.endswith("run"), program
+        assert since == version_of("augu-api") or f"\n## {since}" in (ROOT / "CHANGELOG.md").read_text(), program
 
 
 def test_the_index() -> None:
