@@ -25,11 +25,13 @@ from augu_api.web.body import MAX_BODY
 from augu_api.web.docs.examples import SIGN
 from tests.helpers import LOOPBACK, OBJECTS, file_of, missing, needed, png_of
 from tests.servers import Reply, Server, add, call, fronting, serving
+from tests.strangers.running import HERE, PROGRAMS
 
 PNG = base64.b64decode(SIGN)
 B64 = SIGN.encode()
 BY_DEFAULT = "application/x-www-form-urlencoded"  # of curl, wget and others
 FORM = "multipart/form-data; boundary=b"
+UPLOADS = HERE / "uploads.mjs"
 
 
 @dataclass
@@ -51,7 +53,7 @@ class Target:
 
     def post(self, body: bytes, kind: str | None = None, query: str = "", **headers: str) -> Reply:
         """Send this body, with a Content-Type if one is given."""
-        headers |= {"Content-Type": kind} if kind else {}
+        headers |= {} if kind is None else {"Content-Type": kind}
         return call(self.server.port, OBJECTS + query, body, self.token, **headers)
 
 
@@ -164,40 +166,14 @@ def test_curl(target: Target, options: tuple[str, ...]) -> None:
     finds_the_sign(curl(target, *options))
 
 
-NODE = """
-const [url, token, path] = process.argv.slice(2);
-const png = require("node:fs").readFileSync(path);
-const form = (make) => { const form = new FormData(); make(form); return form; };
-const bodies = {
-  "a Buffer": png,
-  "a Blob": new Blob([png]),
-  "a form of an untyped Blob": form((form) => form.append("data", new Blob([png]))),
-  "a form of a Blob with a name": form((form) => form.append("data", new Blob([png], { type: "image/png" }), "a.png")),
-  "a form of base64": form((form) => form.append("data", png.toString("base64"))),
-  "a form of base64url": form((form) => form.append("data", png.toString("base64url"))),
-  "URLSearchParams": new URLSearchParams({ data: png.toString("base64") }),
-  "a stream": new Blob([png]).stream(),
-  "text": png.toString("base64"),
-};
-(async () => {
-  const replies = {};
-  for (const [name, body] of Object.entries(bodies)) {
-    const options = { method: "POST", headers: { Authorization: `Bearer ${token}` }, body, duplex: "half" };
-    replies[name] = await (await fetch(url, options)).json();
-  }
-  console.log(JSON.stringify(replies));
-})();
-"""
-
-
-def test_node(target: Target, tmp_path: Path) -> None:
-    """However Node's fetch sends the file, it is read."""
-    if not shutil.which("node"):
-        missing("node")
-    (tmp_path / "uploads.cjs").write_text(NODE)
-    command = ["node", str(tmp_path / "uploads.cjs"), target.url, target.token, str(target.png)]
+@pytest.mark.parametrize(("client", "ways"), [("fetch", 9), ("axios", 7)])
+def test_node(target: Target, client: str, ways: int) -> None:
+    """However Node's fetch, or axios with form-data, sends the file, it is read."""
+    if lacks := PROGRAMS[client].lacks:
+        missing(lacks)
+    command = ["node", str(UPLOADS), target.url, target.token, str(target.png), client]
     replies = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, timeout=60).stdout)
-    assert len(replies) == 9
+    assert len(replies) == ways
     for reply in replies.values():
         finds_the_sign(reply)
 
@@ -205,33 +181,20 @@ def test_node(target: Target, tmp_path: Path) -> None:
 # --- the bytes of others
 
 
-def part(content: bytes, disposition: str, *headers: str, boundary: str = "b") -> bytes:
+def part(content: bytes, disposition: str, *headers: str) -> bytes:
     """A form with one part, with its headers in the order in which a program sends them."""
     head = "".join(f"{line}\r\n" for line in (f"Content-Disposition: form-data; {disposition}", *headers))
-    return f"--{boundary}\r\n{head}\r\n".encode() + content + f"\r\n--{boundary}--\r\n".encode()
+    return f"--b\r\n{head}\r\n".encode() + content + b"\r\n--b--\r\n"
 
 
 OCTETS = "Content-Type: application/octet-stream"
-BOUNDARY = "--------------------------515890814546601021194782"
 OTHERS = {
-    "Go, http.Post without a type": (None, PNG),
+    "Go, http.Post without a type": ("", PNG),
     "Go, CreateFormFile": (FORM, part(PNG, 'name="data"; filename="photo.png"', OCTETS)),
     "Go, CreateFormField": (FORM, part(PNG, 'name="data"')),
     "PHP, CURLFile": (FORM, part(PNG, 'name="data"; filename="/tmp/photo.png"', OCTETS)),
     "PHP, CURLOPT_POSTFIELDS of bytes": (BY_DEFAULT, PNG),
     "PHP, http_build_query": (BY_DEFAULT, b"data=" + B64.replace(b"+", b"%2B").replace(b"/", b"%2F")),
-    "form-data": (
-        f"multipart/form-data; boundary={BOUNDARY}",
-        part(PNG, 'name="data"; filename="photo.png"', "Content-Type: image/png", boundary=BOUNDARY),
-    ),
-    "form-data, a Buffer": (
-        f"multipart/form-data; boundary={BOUNDARY}",
-        part(PNG, 'name="data"', OCTETS, boundary=BOUNDARY),
-    ),
-    "axios.postForm": (
-        "multipart/form-data; boundary=axios-1.7.9-boundary-x",
-        part(PNG, 'name="data"; filename="blob"', OCTETS, boundary="axios-1.7.9-boundary-x"),
-    ),
     "Java, Apache HttpClient": (
         FORM,
         part(PNG, 'name="data"; filename="photo.png"', OCTETS, "Content-Transfer-Encoding: binary"),
@@ -252,6 +215,11 @@ OTHERS = {
     "canvas.toDataURL in JSON": ("application/json", b'{"data":"data:image/png;base64,' + B64 + b'"}'),
     "a data URL without a type": ("text/plain", b"data:;base64," + B64),
     "a data URL with a charset": ("text/plain", b"data:image/png;charset=utf-8;base64," + B64),
+    "a data URL with parameters and blanks": (
+        "text/plain",
+        b"data:image/png;name=a.png;charset=utf-8; base64 ," + B64,
+    ),
+    "a data URL of an old type": ("text/plain", b"data:Image/X-PNG;base64," + B64),
     "base64url": ("text/plain", base64.urlsafe_b64encode(PNG)),
     "no padding": ("text/plain", B64.rstrip(b"=")),
 }
@@ -298,12 +266,29 @@ FORMATS = {
     "TIFF": (picture_as("TIFF"), "This is TIFF, not PNG.", CONVERT),
     "ICO": (picture_as("ICO"), "This is ICO, not PNG.", CONVERT),
     "AVIF": (FTYP + b"avif" + bytes(40), "This is AVIF, not PNG.", CONVERT),
+    "animated AVIF": (FTYP + b"avis" + bytes(40), "This is AVIF, not PNG.", CONVERT),
+    "old GIF": (b"GIF87a" + bytes(40), "This is GIF, not PNG.", CONVERT),
+    "TIFF of Motorola": (b"MM\0*" + bytes(40), "This is TIFF, not PNG.", CONVERT),
+    "BigTIFF": (b"II+\0" + bytes(40), "This is TIFF, not PNG.", CONVERT),
+    "BigTIFF of Motorola": (b"MM\0+" + bytes(40), "This is TIFF, not PNG.", CONVERT),
+    "JPEG XL": (b"\xff\x0a" + bytes(40), "This is JPEG XL, not PNG.", CONVERT),
+    "JPEG XL in boxes": (b"\0\0\0\x0cJXL \r\n\x87\n", "This is JPEG XL, not PNG.", CONVERT),
+    "SVG after a comment": (b"\n<!-- a --> <svg>", "This is SVG, not PNG.", CONVERT),
     "HEIC": (FTYP + b"heic" + bytes(40), "This is HEIC, not PNG.", CONVERT),
     "PDF": (b"%PDF-1.7\n%\xe2\xe3", "This is PDF, not PNG.", "pdftoppm"),
     "HTML": (b"\n<!DOCTYPE html><html>502 Bad Gateway</html>", "This is HTML, not PNG.", "the error page"),
     "SVG": (b"<?xml version='1.0'?><svg xmlns='x'/>", "This is SVG, not PNG.", CONVERT),
     "ZIP": (b"PK\x03\x04" + bytes(40), "This is ZIP, not PNG.", "Unpack"),
     "gzip": (gzip.compress(PNG), "This is gzip, not PNG.", "Content-Encoding: gzip"),
+}
+
+
+FORMATS |= {
+    f"HEIC {brand}": (FTYP + brand.encode() + bytes(40), "This is HEIC, not PNG.", CONVERT)
+    for brand in ("heix", "heim", "heis", "hevc", "hevx", "hevm", "hevs", "mif1", "msf1")
+}
+FORMATS |= {
+    f"HTML, {tag}": (tag.encode(), "This is HTML, not PNG.", "the error page") for tag in ("<HTML>", "<head>", "<body>")
 }
 
 
@@ -401,6 +386,30 @@ def test_mistakes(target: Target, mistake: tuple[Any, ...]) -> None:
     """A common mistake is named, with the way out."""
     kind, body, *words = mistake
     says(target.post(body, kind), "data", *words)
+
+
+ENDINGS = ("png", "jpg", "jpeg", "webp", "gif", "bmp", "tif", "tiff", "heic", "avif", "b64", "base64", "txt", "PNG")
+SPELLINGS = {
+    "open(path, 'rb')": [PNG.decode("latin-1").encode("ascii", "replace")],
+    "UTF-16": [b"\xfe\xff" + SIGN.encode("utf-16-be")],
+    ".decode()": [b'b"' + B64 + b'"'],
+    "Not the data URL of a PNG": [b"DATA:image/png," + B64, b";base64," + B64],
+    "The address of a photo": [b"http://a/b", b"ftp://a/b", b"blob:null/1", b"s3://a/b", b"HTTPS://a/b"],
+    "The name of a file": [
+        *(f"a photo.{ending}".encode() for ending in ENDINGS),
+        *(b"@photo", b"file:///a", b"./photos/a b", b"~/photos/a b", b"/a b", b"c:\\photos\\a", b"FILE:///a"),
+    ],
+    "The name of a variable": [b"null", b"None", b"NaN", b"<_io.BytesIO object at 0x7f>", b"<built-in function open>"],
+    "percent signs": [
+        B64[:99] + escape + B64[99:] for escape in (b"%2b", b"%2F", b"%2f", b"%3D", b"%3d", b"%0A", b"%0d")
+    ],
+}
+
+
+@pytest.mark.parametrize(("words", "body"), [(words, body) for words, bodies in SPELLINGS.items() for body in bodies])
+def test_spellings_of_mistakes(target: Target, words: str, body: bytes) -> None:
+    """Each spelling of a mistake is named as that mistake."""
+    says(target.post(body, "text/plain"), "data", words)
 
 
 CODINGS = {

@@ -7,7 +7,7 @@ from werkzeug.exceptions import NotAcceptable
 
 WORD = r"[\w!#$%&'*+.^`|~-]+"
 RANGE = re.compile(rf"{WORD}/{WORD}")
-QUALITY = re.compile(r"\s*q\s*=\s*\"?(\d*\.?\d*)\s*\"?\s*", re.IGNORECASE)
+QUALITY = re.compile(r"\s*q\s*=\s*\"?(\d*\.?\d*)\s*\"?\s*")
 
 
 def preferred(accept: str, offered: Sequence[str]) -> str:
