@@ -17,7 +17,7 @@ from werkzeug.utils import cached_property
 
 from augu_api.photos.png import SIGNATURE
 from augu_api.web.encodings import decompressed, unescaped
-from augu_api.web.photo import WIDE
+from augu_api.web.photo import FITTING_SIDE
 
 MAX_BODY = 8 * 1024 * 1024  # 5 MB are 6.7 MB as base64; line breaks and escapes add to that
 MAX_HEAD = 16 * 1024  # of all header values together
@@ -134,7 +134,8 @@ def submitted() -> dict[str, Any]:
 
 def _too_large() -> str:
     size = f"{request.content_length} bytes, and " if request.content_length else ""
-    return f"The body is too large: {size}{MAX_BODY} is the limit. Shrink the photo to at most {WIDE} x {WIDE} pixels."
+    fits = f"{FITTING_SIDE} x {FITTING_SIDE} pixels"
+    return f"The body is too large: {size}{MAX_BODY} is the limit. Shrink the photo to at most {fits}."
 
 
 class Part(NamedTuple):

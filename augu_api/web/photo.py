@@ -22,7 +22,7 @@ STANDARD = bytes.maketrans(URL_SAFE, b"+/")
 ALPHABET = f"{string.ascii_letters}{string.digits}+/=".encode()
 DATA_URL = re.compile(rb"\s*data:([^,;]{0,100})((?:;[^,;]{0,100}){0,9}?);\s*base64\s*,", re.IGNORECASE)
 DATA_URL_TYPES = {b"", b"image/png", b"image/x-png", b"application/octet-stream"}  # browsers know no better
-WIDE = 1280  # pixels: a square of 8-bit RGB of this size has less than 5 MB, however badly it compresses
+FITTING_SIDE = 1280  # pixels: a square of 8-bit RGB of this size has less than 5 MB, however badly it compresses
 
 SEND = "Send the bytes of a PNG file as the body, or its base64."
 EMPTY = f"Missing. {SEND}"
@@ -37,19 +37,19 @@ AS_TEXT = (
     "A PNG that was read as text, which destroys it. Read the file as bytes: open(path, 'rb') in Python, readFile(path)"
     " without an encoding in Node."
 )
-PYTHON = "Python's b'...' is around the base64. Use base64.b64encode(file).decode() instead of str()."
+BYTES_LITERAL = "Python's b'...' is around the base64. Use base64.b64encode(file).decode() instead of str()."
 NO_DATA_URL = "Not the data URL of a PNG. It starts with data:image/png;base64, before the base64."
 NO_FORM = (
     "A multipart form that cannot be read. Let the HTTP library set Content-Type, which names the boundary, and send "
     "the whole form: at most 100 parts, each with less than 1 KB of headers."
 )
-ADDRESS = "The address of a photo, not the photo. The service downloads nothing: download it and send its bytes."
+URL = "The address of a photo, not the photo. The service downloads nothing: download it and send its bytes."
 FILE_NAME = (
     "The name of a file, not its contents. Read the file and send its bytes; curl does so for --data-binary @photo.png "
     "and for -F data=@photo.png, but not for -d data=@photo.png."
 )
 CONVERT = "Convert it: Image.open(path).save('photo.png') with Pillow, or magick photo photo.png."
-WAYS = {
+REMEDIES = {
     "PDF": "Convert a page to a picture: pdftoppm -png -singlefile document.pdf photo.",
     "HTML": "Send the photo itself, not a page that shows it or the error page of another server.",
     "ZIP": "Unpack it and send the photo.",
@@ -61,9 +61,9 @@ MISTAKES = {
     rb"(?:\xef\xbf\xbd|\xc2\x89|\?)PNG": AS_TEXT,
     rb"\xff\xfe|\xfe\xff": "Text in UTF-16. Save it as ASCII or UTF-8; PowerShell does so with -Encoding ascii.",
     rb"--": NO_FORM,
-    rb"b['\"]": PYTHON,
+    rb"b['\"]": BYTES_LITERAL,
     rb"(?i)(?:data:|image/|[a-z0-9;=-]{0,40}base64,)": NO_DATA_URL,
-    rb"(?i)(?:https?|ftp|blob|s3):": ADDRESS,
+    rb"(?i)(?:https?|ftp|blob|s3):": URL,
     rb"(?i)@|file:|[./~][^\n]{0,250}$|[a-z]:\\": FILE_NAME,
     rb"(?i)[^\n]{1,250}\.(?:png|jpe?g|webp|gif|bmp|tiff?|heic|avif|b64|base64|txt)$": FILE_NAME,
     rb"\[object |undefined$|null$|None$|NaN$|<_io|<built": f"The name of a variable or an object, not a photo. {SEND}",
@@ -131,7 +131,7 @@ def _from_base64(encoded: bytes) -> bytes | None:
 def _mistake(text: bytes, encoded: bytes, file: bytes | None) -> str:
     """Why this is no PNG, in words that mend the call; `file` is what it decodes to, if it is base64."""
     if name := formats.name_of(text) or formats.name_of(file or b""):
-        return f"This is {name}, not PNG. {WAYS.get(name, CONVERT)}"
+        return f"This is {name}, not PNG. {REMEDIES.get(name, CONVERT)}"
     head = (file if file and file.startswith(b"\x89PNG") else text)[:400].strip()
     if reason := next((reason for pattern, reason in PATTERNS.items() if pattern.match(head)), ""):
         return reason
@@ -151,5 +151,5 @@ def _not_base64(encoded: bytes) -> str:
 
 
 def _way_to_shrink(max_pixels: int) -> str:
-    side = min(WIDE, math.isqrt(max_pixels))
+    side = min(FITTING_SIDE, math.isqrt(max_pixels))
     return f"Shrink it until it is at most {side} pixels wide and high: as 8-bit RGB, that fits."
