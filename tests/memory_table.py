@@ -1,6 +1,7 @@
 """Measure a worker's memory with the largest photo of every kind: `python -m tests.memory_table`."""
 
 import base64
+import gzip
 import re
 import sys
 import tempfile
@@ -20,6 +21,10 @@ from tests.servers import Server, add, call, serving
 PIXELS = 25_000_000
 BYTES = 1_000_000
 HALF, QUARTER = 2, 4  # the shares of the pixels that a progressive JPEG and a WebP may have
+LONGEST = 10 * 2**20  # bytes of a file, with AUGU_DEEPSTACK_MB=10
+USERS = 6  # whose bodies together take all the room that there is for bodies
+SETTINGS = {"WEB_CONCURRENCY": "1", "AUGU_DEEPSTACK": "1", "AUGU_DEEPSTACK_MB": "10", "AUGU_MAX_PIXELS": str(PIXELS)}
+ANNOTATED = f"{OBJECTS}?max_side=3072"
 FORM = b'--b\r\nContent-Disposition: form-data; name="image"; filename="a"\r\n\r\n%b\r\n--b--\r\n'
 Make = Callable[[], bytes]
 
@@ -67,7 +72,27 @@ def kinds(pixels: int) -> dict[str, tuple[str, Make]]:
     for mode, lossless in (("RGB", False), ("RGBA", False), ("RGB", True), ("RGBA", True)):
         make = partial(uploaded, mode, "WEBP", QUARTER, pixels, lossless=lossless, method=0)
         found[f"WebP in {mode}{', lossless' * lossless}, a quarter"] = DETECTION, make
+    for mode in ("1", "P"):
+        found[f"BMP in {mode}, a quarter"] = DETECTION, partial(uploaded, mode, "BMP", QUARTER, pixels)
+    found["BMP in RGB of 10 MB"] = DETECTION, partial(uploaded, "RGB", "BMP", 8, pixels)
+    found["GIF, a quarter"] = DETECTION, partial(uploaded, "P", "GIF", QUARTER, pixels)
+    found["GIF, transparent, a quarter"] = DETECTION, partial(uploaded, "P", "GIF", QUARTER, pixels, transparency=0)
+    for mode in ("1", "L", "P", "RGB", "RGBA", "CMYK"):
+        for compression in ("tiff_lzw", "tiff_adobe_deflate"):
+            make = partial(uploaded, mode, "TIFF", QUARTER, pixels, compression=compression)
+            found[f"TIFF in {mode}, {compression}, a quarter"] = DETECTION, make
+    found["TIFF in L, a quarter"] = DETECTION, partial(uploaded, "L", "TIFF", QUARTER, pixels)
+    found["JPEG without its end, a quarter"] = DETECTION, lambda: uploaded("RGB", "JPEG", QUARTER, pixels)[:-2]
+    whole = partial(plain, 6, 16, True, pixels=pixels)
+    found["PNG in a body of gzip"] = OBJECTS, lambda: gzip.compress(in_json(whole()), 1)
+    found["PNG in a body of deflate"] = OBJECTS, lambda: zlib.compress(in_json(whole()), 1)
+    found["PNG, annotated"] = ANNOTATED, partial(plain, 6, 8, False, pixels=pixels)
     return found
+
+
+def in_json(file: bytes) -> bytes:
+    """The largest JSON with a photo in it."""
+    return b'{"data":"%b"}' % base64.b64encode(file.ljust(5 * 2**20, b"\0"))
 
 
 def peak(server: Server) -> float:
@@ -83,31 +108,39 @@ def forget(server: Server) -> None:
     Path(f"/proc/{worker}/clear_refs").write_text("5")
 
 
+def padded(path: str, file: bytes) -> bytes:
+    """The file with bytes behind its end, which all decoders ignore, so that its body is as long as it may be."""
+    return file.ljust(LONGEST if path == DETECTION else 5 * 2**20, b"\0") if file[0] not in (0x1F, 0x78) else file
+
+
 def post(server: Server, token: str, path: str, file: bytes) -> int:
     """The status of the reply to a photo."""
-    if path == OBJECTS:
-        return call(server.port, path, base64.b64encode(file), token).status
-    return call(server.port, path, FORM % file, token, **{"Content-Type": "multipart/form-data; boundary=b"}).status
+    if path == DETECTION:
+        kind = "multipart/form-data; boundary=b"
+        return call(server.port, path, FORM % file, token, **{"Content-Type": kind}).status
+    coding = "gzip" if file.startswith(b"\x1f\x8b") else "deflate" if file.startswith(b"\x78") else "identity"
+    headers = {"Content-Encoding": coding, "Accept": "image/png" if path == ANNOTATED else "application/json"}
+    return call(server.port, path, base64.b64encode(file) if coding == "identity" else file, token, **headers).status
 
 
-def measured(server: Server, token: str, path: str, file: bytes, at_once: int = 4) -> tuple[set[int], float]:
-    """The statuses and the peak of several photos at once."""
+def measured(server: Server, tokens: list[str], path: str, file: bytes) -> tuple[set[int], float]:
+    """The statuses and the peak of a photo of each of these users at once."""
     forget(server)
-    with ThreadPoolExecutor(at_once) as pool:
-        statuses = set(pool.map(lambda _: post(server, token, path, file), range(at_once)))
+    with ThreadPoolExecutor(len(tokens)) as pool:
+        statuses = set(pool.map(lambda token: post(server, token, path, file), tokens))
     return statuses, peak(server)
 
 
 def rows(only: str) -> Iterator[tuple[str, set[int], float]]:
-    """Yield each kind whose name has `only` in it, the statuses and the peak."""
+    """Yield each kind whose name has `only` in it, the statuses and the peak; files are as long as they may be."""
     with tempfile.TemporaryDirectory() as folder, serving(Path(folder)) as start:
-        server = start(WEB_CONCURRENCY="1", AUGU_DEEPSTACK="1", AUGU_MAX_PIXELS=str(PIXELS))
-        token = add(server, coefficient=1000)
-        post(server, token, OBJECTS, plain(2, 8, False, pixels=640 * 480))
+        server = start(**SETTINGS)
+        tokens = [add(server, f"user{number}", coefficient=1000) for number in range(USERS)]
+        post(server, tokens[0], OBJECTS, plain(2, 8, False, pixels=640 * 480))
         yield "640 x 480", set(), peak(server)
         for name, (path, make) in kinds(PIXELS).items():
             if only in name:
-                yield name, *measured(server, token, path, make())
+                yield name, *measured(server, tokens, path, padded(path, make()))
 
 
 if __name__ == "__main__":

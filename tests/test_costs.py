@@ -5,6 +5,7 @@ A cost is the processor time of the thread that answers, without what it spends 
 
 import base64
 import gzip
+import itertools
 import socket
 import subprocess
 import sys
@@ -44,6 +45,7 @@ from tests.helpers import (
     full,
     png_of,
 )
+from tests.hostile_photos import photos
 
 MILLISECONDS, TURN_MILLISECONDS = 50, 250
 Chunked = Callable[[bytes, int], dict[str, Any]]
@@ -82,11 +84,14 @@ class Bench:
         return reply.status_code, taken - self.admission.seconds, self.admission.seconds
 
     def is_cheap(self, path: str, status: int | None, **request: Any) -> None:
-        """A request gets this status, if one is given, within the bounds; the best of three tries counts."""
-        tries = [self.answer(path, **request) for _ in range(3)]
-        assert status in (None, tries[0][0])
-        assert min(outside for _, outside, _ in tries) * 1000 < MILLISECONDS * FACTOR
-        assert min(inside for _, _, inside in tries) * 1000 < TURN_MILLISECONDS * FACTOR
+        """A request gets this status, if one is given, within the bounds; it has three tries for that."""
+        costs = []
+        for given, outside, inside in (self.answer(path, **request) for _ in range(3)):
+            assert status in (None, given)
+            if outside * 1000 < MILLISECONDS * FACTOR and inside * 1000 < TURN_MILLISECONDS * FACTOR:
+                return
+            costs.append((round(outside * 1000), round(inside * 1000)))
+        pytest.fail(f"milliseconds outside the turn and in it: {costs}")
 
 
 @pytest.fixture
@@ -125,6 +130,21 @@ def test_a_long_header(bench: Bench, name: str) -> None:
         for method, path in PATHS:
             headers = ({} if name == "Authorization" else bench.users["good"]) | {name: value}
             bench.is_cheap(path, None, method=method, headers=headers)
+
+
+STARTS = ["", "*/*;q=", "*/*;q=1", "a=", 'a="', "bytes=", "Basic ", "Bearer ", "multipart/form-data;boundary="]
+ENDS = ["x", ";", '"', "\x01"]
+
+
+@pytest.mark.parametrize("filling", [" ", "\t", "1", "a", ".", "=", "\\"])
+def test_a_header_that_almost_fits(bench: Bench, filling: str) -> None:
+    """No header whose end does not fit a pattern is expensive: a regular expression could try for hours."""
+    for length, start, end in itertools.product((1000, 8000), STARTS, ENDS):  # the shorter ones end if they are costly
+        value = f"{start}{filling * length}{end}"
+        headers = dict.fromkeys(("Accept", "Cookie"), value) if end != "x" else {"Accept": value}
+        bench.is_cheap(OBJECTS, None, method="POST", headers=bench.users["good"] | headers)
+        for name in ("Authorization", "Content-Type", "If-None-Match", "Range", "X-Forwarded-For", "User-Agent"):
+            bench.is_cheap(DETECTION, None, method="POST", headers={name: value})
 
 
 @pytest.mark.parametrize("path", [path for _, path in PATHS])
@@ -209,6 +229,13 @@ def test_a_compressed_body(bench: Bench, coding: str, body: bytes) -> None:
     """What a body holds, and how it is compressed, changes nothing: it is refused as cheaply."""
     headers = bench.users["good"] | {"Content-Encoding": coding}
     bench.is_cheap(OBJECTS, 400, method="POST", data=body, content_type=PARTS, headers=headers)
+
+
+@pytest.mark.parametrize(("file", "status"), [pytest.param(file, status, id=name) for name, file, status in photos()])
+def test_a_costly_photo(bench: Bench, file: bytes, status: int) -> None:
+    """No photo of DeepStack's protocol costs more than one with as many pixels as are allowed."""
+    body = b'--b\r\nContent-Disposition: form-data; name="image"; filename="a"\r\n\r\n%b\r\n--b--\r\n' % file
+    bench.is_cheap(DETECTION, status, method="POST", data=body, content_type=PARTS, headers=bench.users["good"])
 
 
 # --- chunks

@@ -2,7 +2,6 @@
 
 import warnings
 from collections.abc import Callable
-from contextlib import suppress
 from io import BytesIO
 
 import numpy as np
@@ -15,7 +14,14 @@ from augu_api.photos.png import decode
 
 __all__ = ["MAX_BYTES", "ImageRejected", "configure", "decode", "decode_upright"]
 
-UPLOADS = ("JPEG", "WEBP", "BMP", "GIF", "TIFF")  # as Pillow names them
+UPLOADS: dict[str, tuple[bytes, ...]] = {
+    "JPEG": (jpeg.SIGNATURE,),
+    "WEBP": (b"RIFF",),
+    "BMP": (b"BM",),
+    "GIF": (gif.SIGNATURE,),
+    "TIFF": tiff.SIGNATURES,
+}
+"""By Pillow's name of a format, how its files start. Pillow would also try others, which nothing here has checked."""
 MODES = frozenset(("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK"))  # with samples of at most 8 bits
 BY_PILLOW = 4  # Pillow needs up to 20 bytes for each pixel of a WebP, the decoder of PNGs 3
 TURNED: dict[int | None, Callable[[NDArray[np.uint8]], NDArray[np.uint8]]] = {
@@ -29,6 +35,7 @@ TURNED: dict[int | None, Callable[[NDArray[np.uint8]], NDArray[np.uint8]]] = {
 }
 """By the EXIF's orientation, how a stored photo is shown: a view, since a copy would double the memory."""
 CORRUPT = "Truncated or corrupt image."
+UNKNOWN = "Not an image of an accepted format."
 
 
 def configure() -> None:
@@ -51,13 +58,22 @@ def decode_upright(
     ImageRejected.
     """
     if data.startswith(png.SIGNATURE):
-        return _turned(decode(data, max_pixels, max_bytes), _orientation(png.exif(data)))
+        return _turned(decode(data, max_pixels, max_bytes), tiff.orientation(png.exif(data)))
     if not trusted:
         check_length(data, max_bytes)
-    data = _prepared(data, max_pixels, trusted=trusted)
-    with _opened(data, None if trusted else UPLOADS) as image:
+    kind = _kind(data, trusted=trusted)
+    data, exif = _prepared(data, kind, max_pixels)
+    with _opened(data, kind) as image:
         check_pixels(*image.size, max_pixels)
-        return _shown(image, _of_jpeg(image, data, max_pixels, trusted=trusted))
+        return _shown(image, _of_jpeg(image, data, max_pixels, trusted=trusted), exif)
+
+
+def _kind(data: bytes, *, trusted: bool) -> str | None:
+    """Pillow's name of the format; of a trusted file, None if only Pillow can say it. Raises ImageRejected."""
+    kind = next((name for name, starts in UPLOADS.items() if data.startswith(starts)), None)
+    if kind is None and not trusted:
+        raise ImageRejected(UNKNOWN)
+    return None if trusted and kind != "JPEG" else kind
 
 
 def _of_jpeg(image: ImageFile.ImageFile, data: bytes, max_pixels: int, *, trusted: bool) -> NDArray[np.uint8] | None:
@@ -72,15 +88,13 @@ def _of_jpeg(image: ImageFile.ImageFile, data: bytes, max_pixels: int, *, truste
     return photo
 
 
-def _prepared(data: bytes, max_pixels: int, *, trusted: bool) -> bytes:
-    """The same file without what would slow its decoder."""
-    if data.startswith(jpeg.SIGNATURE):
+def _prepared(data: bytes, kind: str | None, max_pixels: int) -> tuple[bytes, bytes]:
+    """The same file without what would slow its decoder, and its EXIF if that is such a thing."""
+    if kind == "JPEG":
         return jpeg.without_metadata(data)
-    if trusted:
-        return data
-    if data.startswith(gif.SIGNATURE):
-        return gif.first_image(data, max_pixels)
-    return tiff.without_metadata(data) if data.startswith(tiff.SIGNATURES) else data
+    if kind == "GIF":
+        return gif.first_image(data, max_pixels), b""
+    return tiff.without_metadata(data) if kind == "TIFF" else data, b""
 
 
 def _check_kind(image: ImageFile.ImageFile) -> None:
@@ -91,32 +105,25 @@ def _check_kind(image: ImageFile.ImageFile) -> None:
         raise ImageRejected("TIFFs with samples of more than 8 bits are not accepted.")
 
 
-def _opened(data: bytes, formats: tuple[str, ...] | None) -> ImageFile.ImageFile:
+def _opened(data: bytes, kind: str | None) -> ImageFile.ImageFile:
     try:
-        return Image.open(BytesIO(data), formats=formats)
+        return Image.open(BytesIO(data), formats=[kind] if kind else None)
     except UnidentifiedImageError as error:
-        raise ImageRejected("Not an image of an accepted format.") from error
+        raise ImageRejected(UNKNOWN) from error
     except Exception as error:  # each format of Pillow has its own
         raise ImageRejected(CORRUPT) from error
 
 
-def _shown(image: ImageFile.ImageFile, photo: NDArray[np.uint8] | None) -> NDArray[np.uint8]:
+def _shown(image: ImageFile.ImageFile, photo: NDArray[np.uint8] | None, exif: bytes) -> NDArray[np.uint8]:
     """The RGB pixels (H, W, 3), turned as the EXIF says; `photo` are the pixels if they are decoded already."""
     try:
         if photo is None:
             photo = _pixels(image)
-        return _turned(photo, image.getexif().get(ExifTags.Base.Orientation))
+        if image.format == "TIFF":  # which newer releases of Pillow have turned already
+            return _turned(photo, image.getexif().get(ExifTags.Base.Orientation))
+        return _turned(photo, tiff.orientation(exif or image.info.get("exif", b"").removeprefix(jpeg.EXIF)))
     except Exception as error:
         raise ImageRejected(CORRUPT) from error
-
-
-def _orientation(exif: bytes) -> int | None:
-    """The orientation that EXIF tells, if it is sound."""
-    tags = Image.Exif()
-    with suppress(Exception):
-        tags.load(exif)
-        return tags.get(ExifTags.Base.Orientation)
-    return None
 
 
 def _turned(photo: NDArray[np.uint8], orientation: int | None) -> NDArray[np.uint8]:

@@ -13,6 +13,7 @@ from PIL import Image
 from augu_api.photos.checks import MAX_SEGMENTS, ImageRejected, check_share
 
 SIGNATURE = b"\xff\xd8\xff"
+MAX_TABLES = 1000  # segments other than metadata; each copy of a table takes as long as the first
 MAX_SCANS = 30  # most files have 1 or 10, and each is a pass over all pixels
 BUFFERED = (
     2  # an image of several scans may have half as many pixels, as 16 bits of each sample are kept until the last
@@ -21,6 +22,8 @@ SEQUENTIAL = frozenset((0xC0, 0xC1))
 FRAMES = frozenset((0xC0, 0xC1, 0xC2, 0xC3, 0xC5, 0xC6, 0xC7))
 SOS, APP1 = 0xDA, 0xE1
 END = b"\xff\xd9"
+NO_SAMPLES = re.compile(rb"\xff[^\x00\xd0-\xd7]")  # in a scan: what is neither a sample nor a restart
+EXIF = b"Exif\0\0"
 FILLERS = (b"", b"\x5a" * 64, b"\xa5" * 64)
 ARITHMETIC = frozenset((0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF))
 METADATA = frozenset((*range(0xE1, 0xEE), 0xEF, 0xFE))  # without APP0 and APP14, which say how colours are stored
@@ -28,8 +31,8 @@ MARKER = re.compile(rb"\xff[^\x00\xff]")
 SCAN = re.compile(rb"\xff\xda\x00(?:\x08\x01|\x0a\x02|\x0c\x03|\x0e\x04)")
 
 
-def without_metadata(data: bytes) -> bytes:
-    """The same JPEG, whose only metadata is its first EXIF: Pillow takes seconds for a million texts and previews.
+def without_metadata(data: bytes) -> tuple[bytes, bytes]:
+    """The same JPEG without metadata, and its first EXIF: Pillow takes seconds for a million texts and previews.
 
     Raises ImageRejected if there are too many scans or segments, or if it is coded arithmetically.
     """
@@ -38,8 +41,11 @@ def without_metadata(data: bytes) -> bytes:
     segments = list(_segments(data))
     if any(marker in ARITHMETIC for marker, _ in segments):  # a few bytes can take long, and no browser shows it
         raise ImageRejected("Arithmetic-coded JPEGs are not accepted.")
-    exif = [raw for marker, raw in segments if marker == APP1 and bytes(raw[4:10]) == b"Exif\0\0"]
-    return b"".join([data[:2], *exif[:1], *(raw for marker, raw in segments if marker not in METADATA)])
+    exif = next((bytes(raw[10:]) for marker, raw in segments if marker == APP1 and raw[4:10] == EXIF), b"")
+    kept = [raw for marker, raw in segments if marker not in METADATA]
+    if len(kept) > MAX_TABLES:
+        raise ImageRejected(f"More than {MAX_TABLES} segments.")
+    return b"".join([data[:2], *kept]), exif
 
 
 def is_buffered(data: bytes) -> bool:
@@ -55,10 +61,10 @@ def with_end(data: bytes) -> bytes | None:
     libjpeg-turbo takes what is missing of the samples to be zeros, so a truncated photo looks different if something
     else follows. Only those of one scan are tried, since others may lack whole scans.
     """
-    scan = dict(_segments(data))[SOS]
-    if END in bytes(scan) or is_buffered(data):
+    start = data.rstrip(b"\xff")
+    scan = dict(_segments(start))[SOS]
+    if NO_SAMPLES.search(scan, 2) or is_buffered(start):
         return None
-    start = data.removesuffix(b"\xff")
     try:
         seen = {_digest(start + filler + END) for filler in FILLERS}
     except Exception:  # noqa: BLE001 - it is broken in another way as well

@@ -7,7 +7,8 @@ from werkzeug.exceptions import NotAcceptable
 
 WORD = r"[\w!#$%&'*+.^`|~-]+"
 RANGE = re.compile(rf"{WORD}/{WORD}")
-QUALITY = re.compile(r"\s*q\s*=\s*\"?(\d*\.?\d*)\s*\"?\s*")
+# Possessive: to try again with fewer blanks would take hours for the 8,000 that a header may have
+QUALITY = re.compile(r"\s*+q\s*+=\s*+\"?+([\d.]*+)\s*+\"?+\s*+")
 
 
 def preferred(accept: str, offered: Sequence[str]) -> str:

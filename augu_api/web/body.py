@@ -27,9 +27,9 @@ MAX_TEXT = 8000  # characters of a field other than the photo
 SHOWN = 40  # characters of the names of fields, in a refusal
 MAX_PART_HEAD = 1024  # bytes: the delimiter and the headers of a part
 STEP = 1024 * 1024  # bytes of a chunked body that are read at a time
-LOOKS_LIKE_JSON = re.compile(rb"(\xef\xbb\xbf)?\s*(?:[{\"]|\[(?!object ))")  # neither base64 nor a PNG starts so
+LOOKS_LIKE_JSON = re.compile(rb"(\xef\xbb\xbf)?\s*+(?:[{\"]|\[(?!object ))")  # neither base64 nor a PNG starts so
 MARKS = b'[{,:"'
-FORM = re.compile(rb"(?:^|&)data=|^[\w.\[\]%-]{1,30}=[^=\s]")  # base64 has = at its end only
+FORM = re.compile(rb"data=|[\w.\[\]%-]{1,30}=[^=\s]")  # base64 has = at its end only
 LINE_BREAK = re.compile(rb"\r\n|\n|\r")
 BLANK_LINE = re.compile(rb"\r\n\r\n|\n\n|\r\r")
 AS_JSON = 'Send {"data":"<base64 of the PNG>"}.'
@@ -127,7 +127,7 @@ def submitted() -> dict[str, Any]:
         return _fields(parts)
     if LOOKS_LIKE_JSON.match(body):
         return _json(body)
-    if request.mimetype == "application/x-www-form-urlencoded" and FORM.search(body):
+    if request.mimetype == "application/x-www-form-urlencoded" and (FORM.match(body) or b"&data=" in body):
         return _fields(_form(body))
     return {"data": body}
 

@@ -20,7 +20,7 @@ WHITE_SPACE = b" \t\r\n\v\f"
 URL_SAFE = b"-_"
 STANDARD = bytes.maketrans(URL_SAFE, b"+/")
 ALPHABET = f"{string.ascii_letters}{string.digits}+/=".encode()
-DATA_URL = re.compile(rb"\s*data:([^,;]{0,100})((?:;[^,;]{0,100}){0,9}?);\s*base64\s*,", re.IGNORECASE)
+DATA_URL = re.compile(rb"\s*+data:([^,;]{0,100})((?:;[^,;]{0,100}){0,9}?);\s*+base64\s*+,", re.IGNORECASE)
 DATA_URL_TYPES = {b"", b"image/png", b"image/x-png", b"application/octet-stream"}  # browsers know no better
 FITTING_SIDE = 1280  # pixels: a square of 8-bit RGB of this size has less than 5 MB, however badly it compresses
 
