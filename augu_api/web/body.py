@@ -89,6 +89,11 @@ class Request(flask.Request):
         content = self.get_data() if body is None else body
         return is_labelled and _has_short_heads(content, b"--" + self.boundary, max_parts)
 
+    def forget(self) -> None:
+        """Let go of the body, of which the caller has taken what it needs: the photo takes memory of its own."""
+        for name in ("stream", "form", "files", "_cached_data"):
+            self.__dict__.pop(name, None)
+
     def _get_file_stream(self, *_: Any, **__: Any) -> IO[bytes]:
         return BytesIO()
 

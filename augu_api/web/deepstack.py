@@ -109,7 +109,9 @@ def _detect(command: str) -> Response:
     with service.admission.turn(g.user.id) as turn:
         sent = with_form()
         form = sent.form.to_dict() | {name: part.read() for name, part in sent.files.items()}
+        sent.forget()
         fields = form_of(service.settings.max_pixels, service.settings.deepstack_mb * MB).load(form)
+        form.clear()
         start = time.perf_counter()
         detections = detector.detect(fields["image"], all_cores=turn.alone)
         inference = (time.perf_counter() - start) * 1000

@@ -76,10 +76,12 @@ def objects() -> Response:
 def _detected(turn: Turn, *, draws: bool) -> tuple[list[Detection], Picture | None]:
     """The objects that were asked for and, if it is to be drawn, the photo. A large one does not outlive the turn."""
     fields = submitted()
+    request.forget()
     schema = query_of(service.detector.names)
     query = schema.load(_parameters(fields, schema.fields))
     max_side = query.pop("max_side")
     photo = body_of(service.settings.max_pixels).load(fields)["data"]
+    fields.clear()
     found = select(service.detector.detect(photo, all_cores=turn.alone), **query)
     return found, shrunk(photo, found, max_side) if draws else None
 
