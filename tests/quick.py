@@ -36,6 +36,7 @@ LEFT_OUT = {
     "test_strangers.py",
     "test_training.py",
     "test_uploads.py",
+    "test_wire.py",
     "test_worker.py",
 }
 
