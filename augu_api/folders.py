@@ -3,8 +3,10 @@
 import os
 import stat
 import tempfile
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 
 def temporary_folder() -> Path:
@@ -38,6 +40,21 @@ def close_to_others(folder: Path) -> None:
         hide(folder)
     if open_to_others(folder):
         raise PermissionError(f"every user can write to {folder}: `chmod o-w` it, or name another folder")
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A new file with mode 0600, which takes the place of `path` when it is complete and on the disk."""
+    descriptor, name = tempfile.mkstemp(prefix=".augu-", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        Path(name).replace(path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
 
 
 def kept(path: Path, text: str) -> str:

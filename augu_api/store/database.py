@@ -22,6 +22,7 @@ from augu_api.folders import hide
 BUSY_SECONDS = 30
 INSTALL = "pip install 'augu-api[{}]'"
 TIMEOUTS = {"connect_timeout": "5", "tcp_user_timeout": "5000"}  # libpq's names: seconds, milliseconds
+IN_USE = 0x61756776  # the number of the advisory lock that every connection to PostgreSQL shares
 NEWEST = "0001"  # the newest revision in migrations/versions
 
 
@@ -37,6 +38,7 @@ def connect(url: str) -> Engine:
         raise SettingsError(f"DATABASE_URL: needs the package psycopg: {INSTALL.format('postgresql')}") from None
     if engine.dialect.name == "postgresql":
         event.listen(engine, "do_connect", _set_timeouts)
+        event.listen(engine, "connect", _share_lock)
         event.listen(engine, "checkout", _check_open)
     else:
         _keep_private(engine.url.database)
@@ -57,10 +59,15 @@ def connect_upgraded(url: str) -> Engine:
 def current(engine: Engine) -> str | None:
     """The revision of the tables, or None if there are none."""
     with one_statement(engine).connect() as connection:
-        if not inspect(connection).has_table("alembic_version"):
-            return None
-        revision: str | None = connection.scalar(text("SELECT version_num FROM alembic_version"))
-        return revision
+        return revision_of(connection)
+
+
+def revision_of(connection: Connection) -> str | None:
+    """The same, within the connection's transaction."""
+    if not inspect(connection).has_table("alembic_version"):
+        return None
+    revision: str | None = connection.scalar(text("SELECT version_num FROM alembic_version"))
+    return revision
 
 
 @contextmanager
@@ -118,6 +125,13 @@ def _check_open(connection: Any, _: ConnectionPoolEntry, __: object) -> None:
     idle.register(connection.fileno(), select.POLLIN)
     if idle.poll(0):
         raise InvalidatePoolError
+
+
+def _share_lock(connection: DBAPIConnection, _: ConnectionPoolEntry) -> None:
+    """Hold a lock as long as the connection is open, so that nobody restores a backup meanwhile (store/backup.py)."""
+    connection.autocommit = True  # one message to the server instead of three
+    connection.cursor().execute(f"SELECT pg_advisory_lock_shared({IN_USE})")
+    connection.autocommit = False
 
 
 def _keep_private(name: str | None) -> None:

@@ -1,13 +1,14 @@
 """Migrate the tables of the application's database, with Alembic."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
 from alembic.util import CommandError
-from sqlalchemy import Engine, text
+from sqlalchemy import Connection, Engine, text
 
 from augu_api.config import SettingsError
 
@@ -16,20 +17,20 @@ LOCK = 0x61756775  # an arbitrary number, the same in every process of the appli
 
 def to_newest(engine: Engine) -> None:
     """Migrate the tables to the newest revision. Raises SettingsError if this release does not know theirs."""
-    try:
+    with _known():
         upgrade(engine)
-    except CommandError as error:
-        raise SettingsError(f"DATABASE_URL: the tables are of a newer release: {error}") from error
 
 
 def upgrade(engine: Engine, revision: str = "head") -> None:
     """Migrate the tables up to `revision`; if several processes try at once, one of them does it."""
-    _migrate(engine, command.upgrade, revision)
+    with engine.begin() as connection:
+        _migrate(connection, command.upgrade, revision)
 
 
 def downgrade(engine: Engine, revision: str) -> None:
     """Migrate the tables down to `revision`."""
-    _migrate(engine, command.downgrade, revision)
+    with engine.begin() as connection:
+        _migrate(connection, command.downgrade, revision)
 
 
 def revisions() -> list[str]:
@@ -43,10 +44,32 @@ def _config() -> Config:
     return config
 
 
-def _migrate(engine: Engine, direction: Callable[[Config, str], object], revision: str) -> None:
+def rebuild(connection: Connection, revision: str) -> None:
+    """Drop the tables and make them again, empty, at `revision`, within the connection's transaction.
+
+    Raises SettingsError if this release does not know the tables that are there.
+    """
+    with _known():
+        _migrate(connection, command.downgrade, "base")
+    _migrate(connection, command.upgrade, revision)
+
+
+def finish(connection: Connection) -> None:
+    """Migrate the tables to the newest revision, within the connection's transaction."""
+    _migrate(connection, command.upgrade, "head")
+
+
+@contextmanager
+def _known() -> Iterator[None]:
+    try:
+        yield
+    except CommandError as error:
+        raise SettingsError(f"DATABASE_URL: the tables are of a newer release: {error}") from error
+
+
+def _migrate(connection: Connection, direction: Callable[[Config, str], object], revision: str) -> None:
     config = _config()
-    with engine.begin() as connection:
-        if engine.dialect.name == "postgresql":
-            connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": LOCK})
-        config.attributes["connection"] = connection
-        direction(config, revision)
+    if connection.dialect.name == "postgresql":
+        connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": LOCK})
+    config.attributes["connection"] = connection
+    direction(config, revision)

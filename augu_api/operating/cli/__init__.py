@@ -6,10 +6,12 @@ from typing import Any
 import click
 
 MODULES = {
+    "backup": "backup",
     "db": "database",
     "demo": "users",
     "detect": "detect",
     "doctor": "doctor",
+    "restore": "restore",
     "tokens": "users",
     "usage": "usage",
     "users": "users",

@@ -8,9 +8,10 @@ from augu_api.config import SettingsError
 from augu_api.detection import ModelUnavailable
 from augu_api.photos import ImageRejected
 from augu_api.store.accounts import AccountError
+from augu_api.store.archive import BackupError
 from augu_api.store.database import explain
 
-FORESEEN = (SettingsError, AccountError, ModelUnavailable, ImageRejected, CommandError, OSError)
+FORESEEN = (SettingsError, AccountError, BackupError, ModelUnavailable, ImageRejected, CommandError, OSError)
 
 
 def message(error: Exception) -> str | None:
