@@ -8,11 +8,7 @@ import json
 import os
 import re
 import shutil
-import sqlite3
 import subprocess
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version as version_of
 from pathlib import Path
@@ -23,7 +19,7 @@ import requests
 from PIL import Image
 
 from augu_api.config import ROOT
-from tests.helpers import BIN, OBJECTS, answers, free_port, missing, wait_until
+from tests.helpers import BIN, answers, free_port, missing, wait_until
 from tests.readme import BLOCK, DOCUMENTS, README, SETTINGS, Command, commands, links, with_settings
 from tests.servers import Postgres, Serve, Server, add
 
@@ -32,7 +28,7 @@ BY_MAKE = "installs for minutes; CI runs `make check test`, and each start of a 
 BY_ROOT = "changes this machine; test_systemd and test_cluster start what it installs"
 BY_ACCOUNT = "needs an account; test_procfile runs what the platform does"
 EXAMPLE = "test_examples runs it"
-BACKUP = "test_backup and test_backup_of_postgresql run it"
+RESTORE = "needs a stopped service; test_backup runs it"
 TRAINING = "trains for hours; test_training and test_evaluation do it with few photos"
 ELSEWHERE = {
     "make run": BY_MAKE,
@@ -51,11 +47,8 @@ ELSEWHERE = {
     "heroku ": BY_ACCOUNT,
     "git push heroku": BY_ACCOUNT,
     "git pull": "changes this checkout",
-    "mkdir -p backup": BACKUP,
-    "sqlite3 data/augu.db": BACKUP,
-    "cp -p backup/": BACKUP,
-    "pg_dump ": BACKUP,
-    "pg_restore ": BACKUP,
+    "augu-api restore augu-backup.gz": RESTORE,
+    "augu-api restore --replace augu-backup.gz": RESTORE,
     "openssl rand -hex 32 > data/metrics_token": "test_monitoring writes such a token",
     "AUGU_METRICS_TOKEN=": "serves until it is stopped; test_monitoring starts it",
     "AUGU_DEEPSTACK=1": "serves until it is stopped; tests/deepstack/test_callers.py starts it",
@@ -187,12 +180,6 @@ class Site:
         assert done.returncode == 0, f"{command.text}: {done.stderr.decode()}{done.stdout.decode(errors='replace')}"
         return done.stdout.decode(errors="replace")
 
-    def run_each(self, *starts: str) -> None:
-        """Run the documents' commands that start like this; there is exactly one for each."""
-        for start in starts:
-            [command] = [command for command in ALL if command.text.startswith(start)]
-            self.run(command)
-
 
 @pytest.fixture
 def site(tmp_path: Path, serve: Serve) -> Site:
@@ -248,62 +235,6 @@ def test_commands(document: Path, site: Site, postgres_server: Postgres, redis: 
 
 
 # --- what test_commands does not run
-
-
-@contextmanager
-def calling(site: Site) -> Iterator[list[int]]:
-    """A client that calls the server in a loop; yields the statuses of the replies."""
-    statuses: list[int] = []
-    stopped = threading.Event()
-
-    def call() -> None:
-        while not stopped.is_set():
-            statuses.append(status(site, site.server.url))
-
-    thread = threading.Thread(target=call)
-    thread.start()
-    wait_until(lambda: bool(statuses))
-    try:
-        yield statuses
-    finally:
-        stopped.set()
-        thread.join()
-
-
-def status(site: Site, url: str) -> int:
-    headers = {"Authorization": f"Bearer {site.server.env['TOKEN']}", "Content-Type": "image/png"}
-    return requests.post(url + OBJECTS, (ROOT / "examples" / "street.png").read_bytes(), headers=headers).status_code
-
-
-def test_backup(site: Site, serve: Serve) -> None:
-    """A backup of SQLite made while requests are counted is intact, and restores users and tokens."""
-    with calling(site) as statuses:
-        for _ in range(10):
-            shutil.rmtree(site.folder / "backup", ignore_errors=True)
-            site.run_each("mkdir -p backup", "sqlite3 data/augu.db")
-            copy = sqlite3.connect(site.folder / "backup" / "augu.db")
-            assert copy.execute("PRAGMA integrity_check").fetchone() == ("ok",)
-            copy.close()
-    assert set(statuses) == {200}
-    other = serve(AUGU_DATA_DIR=str(site.folder / "other" / "data"))
-    assert status(site, other.url) == 401
-    other.stop()
-    shutil.copytree(site.folder / "backup", site.folder / "other" / "backup")
-    site.folder /= "other"
-    site.run_each("cp -p backup/")
-    assert status(site, serve(AUGU_DATA_DIR=str(site.folder / "data")).url) == 200
-    assert (site.folder / "data" / "secret_key").stat().st_mode & 0o777 == 0o600
-
-
-def test_backup_of_postgresql(site: Site, postgres: str, serve: Serve) -> None:
-    """A dump restores the users of a PostgreSQL database."""
-    with_postgresql(site, postgres)
-    names = site.server.run("db", "upgrade"), site.server.run("users", "add", "alice"), site.server.run("users", "list")
-    site.run_each("mkdir -p backup", "pg_dump ")
-    site.server.run("users", "remove", "alice")
-    assert site.server.run("users", "list") != names[-1]
-    site.run_each("pg_restore ")
-    assert site.server.run("users", "list") == names[-1]
 
 
 def test_procfile(tmp_path: Path, postgres: str) -> None:

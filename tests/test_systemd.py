@@ -1,10 +1,16 @@
-"""deploy/augu-api.service: systemd accepts it, rates it as well confined, and the service works as it confines it."""
+"""The units in deploy/: systemd accepts them, rates the service as well confined, and it works as it is confined.
 
+The backups are made by the commands of their unit.
+"""
+
+import gzip
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
+import time
 from ctypes.util import find_library
 from pathlib import Path
 
@@ -15,6 +21,7 @@ from tests.helpers import BIN, OBJECTS, missing
 from tests.servers import Serve, call, photo
 
 UNIT = ROOT / "deploy" / "augu-api.service"
+UNITS = sorted((ROOT / "deploy").glob("augu-api*"))
 CONFINED = (sys.executable, str(ROOT / "tests" / "confined.py"), str(UNIT))
 
 
@@ -35,12 +42,34 @@ def confined(analyze: str) -> tuple[str, ...]:
     return CONFINED
 
 
-def test_the_unit(tmp_path: Path, analyze: str) -> None:
-    """Systemd accepts the unit."""
-    unit = tmp_path / UNIT.name
-    unit.write_text(UNIT.read_text().replace("/opt/augu-api/.venv/bin", str(BIN)).replace("/opt/augu-api", str(ROOT)))
-    done = subprocess.run([analyze, "verify", "--man=no", str(unit)], capture_output=True, check=False, text=True)
+@pytest.mark.parametrize("name", [path.name for path in UNITS])
+def test_a_unit(tmp_path: Path, analyze: str, name: str) -> None:
+    """Systemd accepts each unit."""
+    for unit in UNITS:
+        text = unit.read_text().replace("/opt/augu-api/.venv/bin", str(BIN)).replace("/opt/augu-api", str(ROOT))
+        (tmp_path / unit.name).write_text(text)
+    command = [analyze, "verify", "--man=no", str(tmp_path / name)]
+    done = subprocess.run(command, capture_output=True, check=False, text=True)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_the_backups(tmp_path: Path) -> None:
+    """The unit's commands save a backup and remove the old ones, and nothing else."""
+    text = (ROOT / "deploy" / "augu-api-backup.service").read_text()
+    folder = tmp_path / "backups"
+    folder.mkdir()
+    env = os.environ | {"AUGU_DATA_DIR": str(tmp_path / "data")}
+    subprocess.run([BIN / "augu-api", "users", "add", "alice"], env=env, check=True, capture_output=True)
+    for name, days in (("old.gz", 32), ("new.gz", 29), ("old.txt", 32)):
+        (folder / name).touch()
+        os.utime(folder / name, (0, time.time() - days * 86400))
+    for command in re.findall("^ExecStart(?:Post)?=(.*)$", text, re.MULTILINE):
+        plain = command.replace("$$", "$").replace("%%", "%")  # as systemd reads them
+        plain = plain.replace("/opt/augu-api/.venv/bin", str(BIN)).replace("/var/lib/augu-api-backups", str(folder))
+        subprocess.run(shlex.split(plain), env=env, check=True, capture_output=True)
+    [made] = {path.name for path in folder.iterdir()} - {"new.gz", "old.txt"}
+    assert re.fullmatch("[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{6}.gz", made)
+    assert b'"name":"alice"' in gzip.decompress((folder / made).read_bytes())
 
 
 def test_its_exposure(analyze: str) -> None:

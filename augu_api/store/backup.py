@@ -12,6 +12,7 @@ from typing import Any, BinaryIO
 
 from sqlalchemy import (
     BigInteger,
+    Column,
     Connection,
     Engine,
     Float,
@@ -143,6 +144,7 @@ def _take_sqlite(engine: Engine) -> Iterator[Connection]:
         if not _soon(lambda: _leaves_wal(connection)):
             raise BackupError("another process has the database open: stop the service")
     with engine.connect() as connection:  # the same one, as the pool has no other
+        connection.begin()  # before Alembic, which would commit what it began itself
         yield connection
 
 
@@ -187,28 +189,28 @@ def load(connection: Connection, file: BinaryIO, total: int, watch: Watch, *, re
 def _checked(file: BinaryIO) -> Iterator[tuple[Table, dict[str, Any]]]:
     """Yield the rows that fit their tables. Raises BackupError."""
     tables = {table.name: table for table in _tables(read_header(file).revision)}
+    fit = {name: {column.name: _fits(column) for column in table.columns} for name, table in tables.items()}
     for name, values in read_rows(file):
-        if name not in tables or not _fits(tables[name], values):
+        fits = fit.get(name, {})
+        if not fits or values.keys() != fits.keys() or not all(fits[key](values[key]) for key in values):
             raise Damaged("it has a row that fits no table")
         yield tables[name], values
 
 
-def _fits(table: Table, values: dict[str, Any]) -> bool:
-    return values.keys() == {column.name for column in table.columns} and all(
-        column.nullable if values[column.name] is None else _is_a(column.type, values[column.name])
-        for column in table.columns
-    )
+def _fits(column: Column[Any]) -> Callable[[Any], bool]:
+    """Whether a value can be stored in the column, in both kinds of database."""
+    accepts = _accepts(column.type)
+    return lambda value: bool(column.nullable) if value is None else accepts(value)
 
 
-def _is_a(kind: TypeEngine[Any], value: Any) -> bool:
-    """Whether both databases can store the value in a column of this type."""
-    match kind, value:
-        case String(), str():
-            return len(value) <= (kind.length or 0) and value.isprintable()
-        case Float(), float():
-            return math.isfinite(value)
-        case BigInteger(), int():
-            return not isinstance(value, bool) and abs(value) < 2**63
-        case Integer(), int():
-            return not isinstance(value, bool) and abs(value) < 2**31
-    return False
+def _accepts(kind: TypeEngine[Any]) -> Callable[[Any], bool]:
+    match kind:
+        case String():
+            longest = kind.length or 0
+            return lambda value: isinstance(value, str) and len(value) <= longest and value.isprintable()
+        case Float():
+            return lambda value: isinstance(value, float) and math.isfinite(value)
+        case Integer():
+            largest = 2 ** (63 if isinstance(kind, BigInteger) else 31) - 1
+            return lambda value: type(value) is int and -largest <= value <= largest
+    raise TypeError(kind)

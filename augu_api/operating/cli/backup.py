@@ -35,6 +35,8 @@ def _settings() -> Settings:
     settings, wrong = Settings.examine()
     for error in wrong.values():
         raise error
-    if not settings.secret_keys and not settings.secret_file.is_file():
+    if settings.secret_keys:
+        return settings
+    if not settings.secret_file.is_file():
         raise SettingsError(f"There is no secret in {settings.secret_file}: run this with the service's environment")
     return settings.with_secret()
