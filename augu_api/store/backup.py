@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from itertools import groupby, islice
 from typing import Any, BinaryIO
 
@@ -87,6 +88,7 @@ def _rows(connection: Connection, tables: list[Table]) -> Iterator[Row]:
             yield table.name, dict(row)
 
 
+@cache
 def _tables(revision: str) -> list[Table]:
     """The tables at a revision, which the migrations make in memory. Raises BackupError for an unknown revision."""
     if revision not in migrate.revisions():
