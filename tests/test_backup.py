@@ -28,7 +28,7 @@ from augu_api.store import accounts, database
 from augu_api.store.archive import MAX_LINE, BackupError
 from augu_api.store.backup import alone, check, snapshot
 from augu_api.store.models import Count, User
-from tests.helpers import BIN, MakeApp, bearer, no_file_beyond, wait_until
+from tests.helpers import BIN, MakeApp, bearer, missing, no_file_beyond, wait_until
 from tests.servers import Serve, Server, add, call
 
 SECRET, OTHER = "the secret that signs the tokens", "another secret of 32 characters."
@@ -205,7 +205,7 @@ def test_a_snapshot(filled: list[Any], engine: Engine, database_url: str) -> Non
         with Session(engine) as session, session.begin():
             accounts.create(session, "new")
             session.add(Count(key="new", count=1, expires_at=0.0))
-        names = sorted(row.get("name", row.get("key")) for _, row in found.rows)
+        names = sorted(str(row.get("name", row.get("key"))) for _, row in found.rows)
     assert names == ["alice", COUNT["key"], "Ünï"]
     assert len(rows_of(engine)) == len(filled) + 2
 
@@ -378,6 +378,16 @@ def test_several_secrets(file: Path, tmp_path: Path) -> None:
     [line] = done("restore", file, "--print-secret").stdout.splitlines()
     printed = subprocess.run(["sh", "-c", f'{line}; printf %s "$AUGU_SECRET_KEYS"'], stdout=subprocess.PIPE, check=True)
     done("restore", file, AUGU_SECRET_KEYS=printed.stdout.decode(), **env)
+
+
+def test_another_user(small: Path, tmp_path: Path) -> None:
+    """The service could not read what another user, such as root, would restore for it."""
+    if os.geteuid() != 0:
+        missing("root's right to give files away")
+    (tmp_path / "data").mkdir()
+    os.chown(tmp_path / "data", 12345, -1)
+    fails("another user owns", "restore", small, AUGU_DATA_DIR=str(tmp_path / "data"))
+    assert list((tmp_path / "data").iterdir()) == []
 
 
 # --- files that are not backups
