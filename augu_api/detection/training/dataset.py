@@ -1,62 +1,51 @@
-"""Training photos with boxes, read from COCO's format and augmented."""
+"""Training photos with boxes, augmented."""
 
-import json
 import random
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.transforms import v2
 from torchvision.tv_tensors import BoundingBoxes, BoundingBoxFormat
 
-from augu_api.detection import ModelUnavailable
 from augu_api.detection.nano.targets import Target
-from augu_api.detection.training.evaluate import check_present
-from augu_api.detection.training.recipe import Data
+from augu_api.detection.training.photo_sets import Box, Photo
+from augu_api.detection.training.photo_sets.files import open_upright
 
 GREY = (124, 116, 104)  # the mean of ImageNet: what a photo is surrounded with
 IGNORED = -1  # the label of a box to ignore
 
 
-class Box(NamedTuple):
-    """A box (x, y, width, height), its label, and how likely it is right."""
-
-    xywh: list[float]
-    label: int
-    score: float = 1.0
-
-
 class PhotoDataset(Dataset[tuple[Tensor, Target]]):
     """Photos with boxes: (index, seed) -> an RGB photo (3, H, W) from 0 to 1, and its target (see nano.targets)."""
 
-    def __init__(self, files: list[Path], boxes: list[list[Box]]) -> None:
-        self.files, self.boxes = files, boxes
+    def __init__(self, photos: list[Photo], label_of: dict[int, int]) -> None:
+        self.photos, self.label_of = photos, label_of
         self.transform = augmentation()
 
     def __len__(self) -> int:
-        return len(self.files)
+        return len(self.photos)
 
     def __getitem__(self, at: tuple[int, int]) -> tuple[Tensor, Target]:
         index, seed = at
         torch.manual_seed(seed)
         random.seed(seed)
-        with Image.open(self.files[index]) as file:
-            photo = file.convert("RGB")
-        image, target = self.transform(photo, _target(self.boxes[index], (photo.height, photo.width)))
+        photo = open_upright(self.photos[index].file)
+        boxes = self.photos[index].boxes
+        image, target = self.transform(photo, _target(boxes, self.label_of, (photo.height, photo.width)))
         counts, boxes = target["labels"] != IGNORED, target["boxes"].as_subclass(Tensor)
         kept = {"boxes": boxes[counts], "labels": target["labels"][counts], "scores": target["scores"][counts]}
         return image, kept | {"ignore": boxes[~counts]}
 
 
-def _target(boxes: list[Box], size: tuple[int, int]) -> dict[str, Any]:
+def _target(boxes: list[Box], label_of: dict[int, int], size: tuple[int, int]) -> dict[str, Any]:
     """All boxes of a photo of this size (H, W), those to ignore as well."""
-    corners = torch.tensor([[x, y, x + w, y + h] for (x, y, w, h), _, _ in boxes], dtype=torch.float32)
+    corners = torch.tensor([[x, y, x + w, y + h] for x, y, w, h in (box.xywh for box in boxes)], dtype=torch.float32)
+    labels = [IGNORED if box.crowd else label_of[box.category] for box in boxes]
     return {
         "boxes": BoundingBoxes(corners.reshape(-1, 4), format=BoundingBoxFormat.XYXY, canvas_size=size),
-        "labels": torch.tensor([box.label for box in boxes], dtype=torch.int64),
+        "labels": torch.tensor(labels, dtype=torch.int64),
         "scores": torch.tensor([box.score for box in boxes], dtype=torch.float32),
     }
 
@@ -77,35 +66,7 @@ def augmentation() -> v2.Transform:
     )
 
 
-def read_labels(known: list[str], annotations: Path) -> tuple[list[str], dict[int, int]]:
-    """The labels' names, and the label of each category by its id; `known` names are kept if they are enough.
-
-    Raises ModelUnavailable.
-    """
-    try:
-        categories = {one["id"]: one["name"] for one in json.loads(annotations.read_text())["categories"]}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ModelUnavailable(f"{annotations} is not a file in COCO's format: {error!r}.") from error
+def read_labels(known: list[str], categories: dict[int, str]) -> tuple[list[str], dict[int, int]]:
+    """The labels' names, and the label of each category by its id; `known` names are kept if they are enough."""
     names = known if set(categories.values()) <= set(known) else ["background", *categories.values()]
     return names, {id: names.index(name) for id, name in categories.items()}
-
-
-def read_photos(data: Data, label_of: dict[int, int]) -> dict[int, tuple[Path, list[Box]]]:
-    """Each photo's file and boxes, by its id. Raises ModelUnavailable."""
-    path = data.annotations
-    try:
-        content = json.loads(path.read_text())
-        photos: dict[int, tuple[Path, list[Box]]] = {
-            image["id"]: (data.images / image["file_name"], []) for image in content["images"]
-        }
-        for one in content["annotations"]:
-            label = IGNORED if one.get("iscrowd") else label_of[one["category_id"]]
-            photos[one["image_id"]][1].append(Box(one["bbox"], label, one.get("score", 1.0)))
-        if data.ignore:
-            path = data.ignore
-            for one in json.loads(path.read_text())["annotations"]:
-                photos[one["image_id"]][1].append(Box(one["bbox"], IGNORED))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ModelUnavailable(f"{path} is not a file in COCO's format: {error!r}.") from error
-    check_present(file for file, _ in photos.values())
-    return photos

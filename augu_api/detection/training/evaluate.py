@@ -1,7 +1,6 @@
 """How good a detector is: COCO's average precision on photos with boxes, and how its scores are calibrated."""
 
 import io
-import json
 from collections.abc import Callable, Iterable
 from contextlib import redirect_stdout
 from itertools import pairwise
@@ -10,12 +9,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from scipy.optimize import isotonic_regression
 
-from augu_api.detection import Detection, ModelUnavailable
+from augu_api.detection import Detection
+from augu_api.detection.training.photo_sets import PhotoSet
+from augu_api.detection.training.photo_sets.content import UNKNOWN
+from augu_api.detection.training.photo_sets.files import open_upright
 
 STEPS = 20  # of the score: each is a point of the calibration before isotonic regression joins them
 BINS = np.linspace(0, 1, 11)  # edges of the score's tenths
@@ -36,19 +37,13 @@ class Bin(NamedTuple):
 class Evaluation:
     """COCO's evaluation of a detector on photos with boxes.
 
-    Source: https://cocodataset.org/#detection-eval, by its own pycocotools. Raises ModelUnavailable.
+    Source: https://cocodataset.org/#detection-eval, by its own pycocotools.
     """
 
-    def __init__(self, images: Path, annotations: Path) -> None:
-        try:
-            self.truth = _truth(annotations)
-            self.names = {category["name"]: category["id"] for category in self.truth.dataset["categories"]}
-            self.files = {image["id"]: images / image["file_name"] for image in self.truth.dataset["images"]}
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ModelUnavailable(f"{annotations} is not a file in COCO's format: {error!r}.") from error
-        if not self.files:
-            raise ModelUnavailable(f"{annotations} names no photos.")
-        check_present(self.files.values())
+    def __init__(self, photos: PhotoSet) -> None:
+        self.truth = _truth(photos)
+        self.names = {name: id for id, name in photos.categories.items()}
+        self.files = {photo.id: photo.file for photo in photos.photos}
         self.detections: dict[int, list[Detection]] = {}
 
     def photos(self) -> list[tuple[int, Path]]:
@@ -58,8 +53,8 @@ class Evaluation:
     def run(self, detect: Detect, photos: Iterable[tuple[int, Path]] | None = None) -> "Evaluation":
         """Detect in every photo, and compare."""
         for id, path in photos or self.photos():
-            with Image.open(path) as photo:
-                self.detections[id] = [d for d in detect(np.asarray(photo.convert("RGB"))) if d.name in self.names]
+            found = detect(np.asarray(open_upright(path)))
+            self.detections[id] = [d for d in found if d.name in self.names]
         self._compare()
         return self
 
@@ -157,19 +152,19 @@ class Evaluation:
         return wrong + len(self.missed(id))
 
 
-def check_present(photos: Iterable[Path]) -> None:
-    """Raise ModelUnavailable if photos are missing."""
-    if absent := [photo for photo in photos if not photo.is_file()]:
-        raise ModelUnavailable(f"{len(absent)} photos are missing, for example {absent[0]}.")
-
-
-def _truth(annotations: Path) -> COCO:
-    """The file's content; boxes also get the fields that pycocotools needs."""
-    truth = COCO()
-    truth.dataset = json.loads(annotations.read_text())
-    for number, one in enumerate(truth.dataset["annotations"], 1):  # pycocotools reads the id 0 as no match
-        _, _, width, height = one["bbox"]
-        one |= {"id": number, "area": one.get("area", width * height), "iscrowd": one.get("iscrowd", 0)}
+def _truth(photos: PhotoSet) -> COCO:
+    """The boxes as pycocotools has them; their ids start at 1, because it reads 0 as no match."""
+    truth, rows = COCO(), list[dict[str, Any]]()
+    for photo in photos.photos:
+        for box in (box for box in photo.boxes if box.category != UNKNOWN):
+            area = box.xywh[2] * box.xywh[3] if box.area is None else box.area
+            facts = {"id": len(rows) + 1, "image_id": photo.id, "category_id": box.category, "bbox": box.xywh}
+            rows.append(facts | {"area": area, "iscrowd": int(box.crowd)})
+    truth.dataset = {
+        "images": [{"id": photo.id} for photo in photos.photos],
+        "annotations": rows,
+        "categories": [{"id": id, "name": name} for id, name in photos.categories.items()],
+    }
     with redirect_stdout(io.StringIO()):
         truth.createIndex()
     return truth

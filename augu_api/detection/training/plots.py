@@ -5,10 +5,10 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from PIL import Image
 
 from augu_api.detection.drawing import annotate
 from augu_api.detection.training.evaluate import DEFAULT_SCORE, Evaluation
+from augu_api.detection.training.photo_sets.files import open_upright
 
 
 def draw_curves(evaluation: Evaluation, path: Path) -> None:
@@ -28,10 +28,8 @@ def draw_worst(evaluation: Evaluation, path: Path) -> None:
     worst = sorted(evaluation.detections, key=evaluation.mistakes, reverse=True)
     figure = Figure(figsize=(12, 12), layout="constrained")
     for axes, id in zip(figure.subplots(3, 3).flat, worst, strict=False):
-        with Image.open(evaluation.files[id]) as photo:
-            axes.imshow(
-                annotate(photo.convert("RGB"), [d for d in evaluation.detections[id] if d.score >= DEFAULT_SCORE])
-            )
+        found = [d for d in evaluation.detections[id] if d.score >= DEFAULT_SCORE]
+        axes.imshow(annotate(open_upright(evaluation.files[id]), found))
         for x, y, width, height in (evaluation.truth.anns[one]["bbox"] for one in evaluation.missed(id)):
             axes.add_patch(Rectangle((x, y), width, height, fill=False, color="white", linestyle="--"))
         axes.set_title(f"{evaluation.files[id].name}: {evaluation.mistakes(id)} mistakes", fontsize=8)

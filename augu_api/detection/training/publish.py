@@ -5,12 +5,12 @@ from dataclasses import asdict, replace
 from typing import Any
 
 import torch
-from PIL import Image
 from tabulate import tabulate
 
 from augu_api.detection.catalogue import Model, sha256_of
 from augu_api.detection.torchvision import build
 from augu_api.detection.training.export import export
+from augu_api.detection.training.photo_sets.files import open_upright
 from augu_api.detection.training.plots import draw_curves, draw_worst
 from augu_api.detection.training.validation import Validator
 
@@ -39,7 +39,7 @@ def publish(validator: Validator, photos: int) -> None:
     torch.save(torch.load(validator.best, weights_only=True)["state"], model.weights)
     size = model.weights.stat().st_size / 1e6
     model = replace(model, sha256=sha256_of(model.weights), megabytes=round(size, 1))
-    path = export(model, (Image.open(file) for _, file in validator.photos[:CHECKED]))
+    path = export(model, (open_upright(file) for _, file in validator.photos[:CHECKED]))
     model = replace(model, export_sha256=sha256_of(path))
     module = build(model)
     validator.evaluate(model, module)

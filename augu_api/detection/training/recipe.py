@@ -1,7 +1,6 @@
 """The inputs of a training run and its progress; without torch, so that the command line starts fast."""
 
 from dataclasses import dataclass, field
-from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -26,20 +25,6 @@ class Recipe:
     patience: int = 5
     seed: int = 0
     workers: int = 1
-
-
-@dataclass(frozen=True)
-class Data:
-    """Photos and their boxes: a folder, and a file in COCO's format.
-
-    ignore: a file in that format, with boxes that are neither object nor background
-    validation: other photos, to choose the best weights by; without it one photo in ten is held out
-    """
-
-    images: Path
-    annotations: Path
-    ignore: Path | None = None
-    validation: "Data | None" = None
 
 
 @dataclass

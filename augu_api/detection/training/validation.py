@@ -11,7 +11,8 @@ from augu_api.detection.nano.targets import Target
 from augu_api.detection.torchvision import TorchvisionEngine
 from augu_api.detection.training import checkpoint
 from augu_api.detection.training.evaluate import Evaluation
-from augu_api.detection.training.recipe import Data, Progress, Recipe
+from augu_api.detection.training.photo_sets import PhotoSet
+from augu_api.detection.training.recipe import Progress, Recipe
 
 
 class Validator:
@@ -20,12 +21,10 @@ class Validator:
     When a training run is resumed, the best weights so far are in the model's folder.
     """
 
-    def __init__(
-        self, model: Model, data: Data, held_out: set[int], recipe: Recipe, report: Callable[[Progress], None]
-    ) -> None:
+    def __init__(self, model: Model, photos: PhotoSet, recipe: Recipe, report: Callable[[Progress], None]) -> None:
         self.model, self.recipe, self.report, self.progress = model, recipe, report, Progress()
-        self.evaluation = Evaluation(data.images, data.annotations)
-        self.photos = [photo for photo in self.evaluation.photos() if not held_out or photo[0] in held_out]
+        self.evaluation = Evaluation(photos)
+        self.photos = self.evaluation.photos()
         self.best = model.folder / "best.pth"
         if self.best.exists() and (model.folder / checkpoint.CHECKPOINT).exists():
             self.progress.validations = torch.load(self.best, weights_only=True)["validations"]

@@ -1,7 +1,6 @@
 """Measuring a model and training it further: `augu-api weights evaluate` and `augu-api weights train`."""
 
 import json
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,9 +12,11 @@ from tabulate import tabulate
 from augu_api.config import Settings
 from augu_api.detection.catalogue import find
 from augu_api.detection.engines import load, optional
-from augu_api.detection.training.recipe import Data, Progress, Recipe
+from augu_api.detection.training.photo_sets import Parts, Report, read, split
+from augu_api.detection.training.recipe import Progress, Recipe
 from augu_api.operating.cli.output import json_option
-from augu_api.operating.cli.paths import EXISTING_FILE, EXISTING_FOLDER, FOLDER
+from augu_api.operating.cli.paths import EXISTING, EXISTING_FILE, EXISTING_FOLDER, FOLDER
+from augu_api.operating.cli.progress import progress, track
 
 RECIPE: dict[str, dict[str, Any]] = {
     "steps": {"type": click.IntRange(1)},
@@ -31,8 +32,30 @@ RECIPE: dict[str, dict[str, Any]] = {
 
 images_option = click.option("--images", type=EXISTING_FOLDER, required=True, help="The folder of the photos.")
 annotations_option = click.option(
-    "--annotations", type=EXISTING_FILE, required=True, help="Their boxes, in COCO's format."
+    "--annotations",
+    type=EXISTING,
+    required=True,
+    help="Their boxes: a file in COCO's format, or a folder of YOLO's or Pascal VOC's files.",
 )
+
+
+@click.command("check")
+@images_option
+@annotations_option
+def check(images: Path, annotations: Path) -> None:
+    """Say what is wrong with photos and their boxes, as `evaluate` and `train` do before anything else."""
+    report = Report()
+    photos = read(images, annotations, report, progress=progress)
+    _say(report)
+    boxes = sum(len(photo.boxes) for photo in photos.photos)
+    click.echo(f"{len(photos.photos)} photos, {boxes} boxes and {len(photos.categories)} categories can be used.")
+
+
+def _say(report: Report) -> None:
+    """Say what was mended, and raise what was not."""
+    for line in report.mended:
+        click.echo(line, err=True)
+    report.check()
 
 
 @click.command("evaluate")
@@ -43,10 +66,12 @@ annotations_option = click.option(
 @json_option
 def evaluate(name: str, images: Path, annotations: Path, pictures: Path | None, *, as_json: bool) -> None:
     """Measure the model NAME on photos with boxes: COCO's AP, by size and by category, and its calibration."""
+    report = Report()
+    photos = read(images, annotations, report, progress=progress)
+    _say(report)
     detector = load(replace(Settings.from_env(), model=name))
-    evaluation = optional("training.evaluate").Evaluation(images, annotations)
-    with click.progressbar(evaluation.photos(), label=f"Evaluating {name}", file=sys.stderr) as bar:
-        evaluation.run(detector.detect, bar)
+    evaluation = optional("training.evaluate").Evaluation(photos)
+    evaluation.run(detector.detect, track(evaluation.photos(), f"Evaluating {name}"))
     _print_evaluation(evaluation, detector.facts, as_json=as_json)
     if pictures:
         pictures.mkdir(parents=True, exist_ok=True)
@@ -83,7 +108,7 @@ def recipe_options(command: Callable[..., None]) -> Callable[..., None]:
     "--validation-images", type=EXISTING_FOLDER, help="The folder of other photos, to choose the best weights by."
 )
 @click.option(
-    "--validation-annotations", type=EXISTING_FILE, help="Their boxes. If not given, one photo in ten is held out."
+    "--validation-annotations", type=EXISTING, help="Their boxes. If not given, one photo in ten is held out."
 )
 @click.option("--output", type=FOLDER, required=True, help="The folder for the new model.")
 @click.option(
@@ -99,28 +124,40 @@ def train(name: str, output: Path, **options: Any) -> None:
 
     An interrupted training run continues when the same command is given again.
     """
-    validation = _validation(options.pop("validation_images"), options.pop("validation_annotations"))
-    data = Data(options.pop("images"), options.pop("annotations"), options.pop("ignore"), validation)
-    recipe = Recipe(**options)
+    names = "images", "annotations", "validation_images", "validation_annotations", "ignore"
+    parts = _parts(*[options.pop(name) for name in names])
+    recipe, at = Recipe(**options), Progress()
     model, fine_tune = find(name, Settings.from_env()), optional("training.fine_tune").fine_tune
-    with click.progressbar(length=recipe.steps, label="Training", file=sys.stderr, item_show_func=_losses) as bar:
-        metrics = fine_tune(model, data, recipe, output, lambda at: bar.update(at.step - bar.pos, at))
+    with progress("Training", recipe.steps, lambda: _losses(at)) as steps:
+
+        def report(now: Progress) -> None:
+            vars(at).update(vars(now))
+            steps(now.step)
+
+        metrics = fine_tune(model, parts, recipe, output, report)
     click.echo(
         f"AP {metrics['AP']:.3f}, AP50 {metrics['AP50']:.3f}. {output / 'README.md'} is its model card.", err=True
     )
     click.echo(f"AUGU_MODEL={output} serves it.", err=True)
 
 
-def _validation(images: Path | None, annotations: Path | None) -> Data | None:
-    if (images is None) != (annotations is None):
+def _parts(
+    images: Path, annotations: Path, other_images: Path | None, other_annotations: Path | None, ignore: Path | None
+) -> Parts:
+    """The photos to train on and those for validation."""
+    if (other_images is None) != (other_annotations is None):
         raise click.UsageError("--validation-images and --validation-annotations belong together.")
-    return Data(images, annotations) if images and annotations else None
+    report, others = Report(), None
+    photos = read(images, annotations, report, ignore=ignore, progress=progress)
+    if other_images and other_annotations:
+        others = read(other_images, other_annotations, report, progress=progress)
+    parts = split(photos, others, report)
+    _say(report)
+    return parts
 
 
-def _losses(progress: Progress | None) -> str:
-    """What the progress bar shows beside the steps."""
-    if progress is None:
-        return ""
-    losses = " ".join(f"{name.removeprefix('loss_')} {loss:.2f}" for name, loss in progress.losses.items())
-    best = max((ap for _, ap in progress.validations), default=None)
+def _losses(at: Progress) -> str:
+    """What the progress shows beside the steps."""
+    losses = " ".join(f"{name.removeprefix('loss_')} {loss:.2f}" for name, loss in at.losses.items())
+    best = max((ap for _, ap in at.validations), default=None)
     return losses if best is None else f"{losses} best AP {best:.3f}"

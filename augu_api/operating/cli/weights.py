@@ -13,13 +13,13 @@ from augu_api.detection.engines import optional
 from augu_api.detection.pull import pull
 from augu_api.operating.cli.output import json_option, print_rows
 from augu_api.operating.cli.paths import EXISTING_FILE
-from augu_api.operating.cli.training import evaluate, train
+from augu_api.operating.cli.training import check, evaluate, train
 from augu_api.photos import configure
 
 
 @click.group()
 def weights() -> None:
-    """List, download, export, evaluate and train models."""
+    """List, download, export, evaluate and train models, and check photos to train with."""
     configure()
 
 
@@ -80,5 +80,6 @@ def export(name: str, photos: tuple[Path, ...]) -> None:
     click.echo(f"{path} finds the same objects as the module in {len(photos)} photos.", err=True)
 
 
+weights.add_command(check)
 weights.add_command(evaluate)
 weights.add_command(train)

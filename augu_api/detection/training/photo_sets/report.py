@@ -1,0 +1,55 @@
+"""What is wrong with a set of photos, and what of it was mended."""
+
+from typing import Any
+
+from augu_api.detection import ModelUnavailable
+
+MAX_LINES = 20
+MAX_SHOWN = 80  # characters of a value
+
+
+class FaultyPhotoSet(ModelUnavailable):
+    """A set of photos cannot be used: each fault is a line."""
+
+
+class Report:
+    """Collects every fault with its place, and how often each kind was mended; keeps only the lines that it shows."""
+
+    def __init__(self) -> None:
+        self.faults = 0
+        self.lines: list[str] = []
+        self.kinds: dict[str, tuple[int, str]] = {}
+
+    def fault(self, place: str, text: str) -> None:
+        """Something that only the user can mend."""
+        self.faults += 1
+        if len(self.lines) < MAX_LINES:
+            self.lines.append(f"{shown(place)}: {text}")
+
+    def mend(self, kind: str, place: str) -> None:
+        """Something that was mended; `kind` says how."""
+        count, first = self.kinds.get(kind, (0, place))
+        self.kinds[kind] = count + 1, first
+
+    @property
+    def mended(self) -> list[str]:
+        """A line for each kind of what was mended: how often, and where first."""
+        return [
+            f"Mended: {shown(first)}{f' and {count - 1} more' if count > 1 else ''}: {kind}"
+            for kind, (count, first) in self.kinds.items()
+        ]
+
+    def check(self) -> None:
+        """Raise FaultyPhotoSet if there are faults."""
+        if self.faults:
+            more = [f"and {self.faults - len(self.lines)} more."] if self.faults > len(self.lines) else []
+            raise FaultyPhotoSet("\n  ".join([f"{self.faults} faults in the training data:", *self.lines, *more]))
+
+
+def shown(value: Any) -> str:
+    """A value from a file for a message: short and printable, and nothing of a container but its kind."""
+    if not isinstance(value, str | int | float):
+        return "nothing" if value is None else f"a {type(value).__name__}"
+    text = str(value) if not isinstance(value, int) or abs(value) < 1e18 else "a huge number"
+    text = "".join(c if c.isprintable() else "?" for c in text[: 4 * MAX_SHOWN])
+    return text if len(text) <= 2 * MAX_SHOWN else f"{text[:MAX_SHOWN]}…{text[-MAX_SHOWN:]}"
