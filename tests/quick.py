@@ -27,6 +27,7 @@ LEFT_OUT = {
     "test_nginx.py",
     "test_openapi.py",
     "test_page.py",
+    "test_photo_sets.py",
     "test_readme.py",
     "test_schemathesis.py",
     "test_served.py",

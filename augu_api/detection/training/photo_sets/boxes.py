@@ -47,12 +47,16 @@ def _is_box(box: RawBox, photo: RawPhoto, report: Report) -> bool:
         report.fault(place, f"its box is {shown(values)}, not four numbers")
     elif not all(map(finite, values)):
         wrong = next(value for value in values if not finite(value))
-        report.fault(place, f"its box has {shown(wrong)} where a number of pixels belongs")
+        report.fault(place, f"its box has {_quoted(wrong)} where a number belongs")
     elif values[2] < 0 or values[3] < 0:
         report.fault(place, f"its box is {shown(values[2])} wide and {shown(values[3])} high")
     else:
         return True
     return False
+
+
+def _quoted(value: object) -> str:
+    return repr(shown(value)) if isinstance(value, str) else shown(value)
 
 
 def _to_pixels(photo: RawPhoto, seen: Seen, report: Report) -> None:
@@ -90,12 +94,12 @@ def _mend_fractions(seen: list[Pair], report: Report) -> None:
     fitting = [point for point, read in readings.items() if all(_within(read(b.values, 1, 1)) for *_, b in rows)]
     first = rows[0][0].boxes_at.format(rows[0][2].number)
     if len(fitting) != 1:
-        report.fault(first, "the boxes are fractions of the photo's sides, from the centre or a corner; use pixels")
+        report.fault(first, "the boxes are fractions, from the centre or from a corner; use pixels")
         for photo, _ in seen:
             photo.boxes = []
         return
     for photo, of, box in rows:
-        report.mend(f"fractions of the photo's sides, from the {fitting[0]}; pixels are made of them", first)
+        report.mend(f"fractions of the photo's sides, from the {fitting[0]}; converted to pixels", first)
         box.values, box.area = list(readings[fitting[0]](box.values, *_sides(photo, of))), None
 
 
@@ -170,7 +174,7 @@ def _scale(photo: RawPhoto, of: Seen, report: Report) -> None:
     for box in photo.boxes:
         box.values = list(_of_corner(box.values, of.upright[0] / width, of.upright[1] / height))
         box.area = None
-    report.mend("boxes of a copy of another size; they are scaled to the file's", photo.place)
+    report.mend("boxes of a copy of another size; they are scaled", photo.place)
 
 
 def _turn(photo: RawPhoto, of: Seen, report: Report) -> None:
@@ -181,7 +185,7 @@ def _turn(photo: RawPhoto, of: Seen, report: Report) -> None:
     if not stored:
         report.mend("its EXIF turns the photo; the boxes are taken as of the upright photo", photo.place)
         return
-    report.mend("its EXIF turns the photo, but the boxes are of the stored one; they are turned with it", photo.place)
+    report.mend("its EXIF turns the photo; its boxes are of the stored photo and are turned with it", photo.place)
     for box in photo.boxes:
         box.values = list(_turned(box.values, Size(*of.stored), of.orientation or 1))
 

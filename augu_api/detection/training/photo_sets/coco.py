@@ -1,6 +1,5 @@
 """Photos with boxes in COCO's format: one JSON file. https://cocodataset.org/#format-data."""
 
-import codecs
 import json
 from pathlib import Path, PurePosixPath
 from typing import Any, cast
@@ -40,17 +39,17 @@ def _load(path: Path, report: Report) -> dict[str, Any] | None:
         return None
     encoding = json.detect_encoding(data)
     if encoding != "utf-8":
-        report.mend("a byte order mark" if data.startswith(codecs.BOM_UTF8) else f"not UTF-8 but {encoding}", path.name)
+        report.mend("a byte order mark" if encoding == "utf-8-sig" else f"{encoding} instead of UTF-8", path.name)
     try:
         text = data.decode(encoding)
         del data  # the content needs several times as much
         content = json.loads(text, object_hook=_lean)
     except (ValueError, RecursionError) as error:
         reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
-        report.fault(path.name, f"is not a file in COCO's format: no JSON, or only a part: {reason}")
+        report.fault(path.name, f"is not valid JSON: {reason}")
         return None
     if not isinstance(content, dict):
-        report.fault(path.name, "is not a file in COCO's format: no JSON object")
+        report.fault(path.name, "is not in COCO's format: it is not a JSON object")
         return None
     return content
 
@@ -67,7 +66,7 @@ def _lean(one: dict[str, Any]) -> dict[str, Any]:
 def _has_lists(content: dict[str, Any], names: tuple[str, ...], path: Path, report: Report) -> bool:
     wrong = [name for name in names if not isinstance(content.get(name), list)]
     for name in wrong:
-        report.fault(path.name, f'is not a file in COCO\'s format: "{name}" is not there, or no list')
+        report.fault(path.name, f'is not in COCO\'s format: "{name}" is missing or not a list')
     return not wrong
 
 
@@ -83,9 +82,9 @@ def _key(id: Any, what: str, place: str, report: Report) -> int | str | None:
     """An id as it is looked up, after saying what is mended."""
     found = key(id)
     if found is not None and type(id) is not int:
-        report.mend(f"the {what} is text or a decimal", place)
+        report.mend(f"the {what} is not an integer", place)
     elif found is None:
-        report.fault(place, f"has no {what}, or one that is {shown(id)}")
+        report.fault(place, f"has no {what}" if id is None else f"its {what} is {shown(id)!r}")
     return found
 
 
@@ -96,12 +95,12 @@ def _read_categories(rows: list[Any], file: str, source: Source, report: Report)
     for place, _, one in _objects(rows, f"{file}, categories", report):
         id, name = _key(one.get("id"), "id", place, report), cast("Any", one.get("name"))
         if not is_name(name):
-            report.fault(place, f"{shown(name)!r} is no name for a category of objects")
+            report.fault(place, f"{shown(name)!r} cannot be the name of a category")
         elif id in numbers and by_name.get(name) != numbers[id]:
             report.fault(place, f"the id {shown(id)} is another category's")
         elif id is not None:
             if name in by_name:
-                report.mend("a category is listed twice; both are taken as one", place)
+                report.mend("a category is listed twice; it is taken once", place)
             if id == 0:
                 report.mend("the ids of categories start at 0; they are numbered from 1", place)
             numbers[id] = by_name.setdefault(name, len(by_name) + 1)
@@ -114,7 +113,7 @@ def _read_photos(rows: list[Any], images: Path, file: str, source: Source, repor
     for place, _, one in _objects(rows, f"{file}, images", report):
         id, name = _key(one.get("id"), "id", place, report), one.get("file_name")
         if not isinstance(name, str) or not name:
-            report.fault(place, f'its "file_name" is {shown(name)}')
+            report.fault(place, "has no file_name" if name is None else f"its file_name is {shown(name)!r}")
             continue
         at = f"{place} ({shown(name)})"
         found = locate(images, name, at, report)
@@ -149,7 +148,8 @@ def _read_boxes(
         photo = None if image is None else source.by_id.get(image)
         if photo is None and image is not None:
             report.fault(place, f"there is no photo with the id {shown(image)}")
-        category = UNKNOWN if numbers is None else _category(one, numbers, place, report)
+        at = photo.boxes_at.format(number) if photo else place
+        category = UNKNOWN if numbers is None else _category(one, numbers, at, report)
         if photo and category is not None:
             _add(photo, number, one, category, report)
 
@@ -184,7 +184,7 @@ def _add(photo: RawPhoto, number: int, one: dict[str, Any], category: int, repor
         report.fault(place, f"its score is {shown(score)}, not a number from 0 to 1")
         score = 1.0
     if area is not None and (type(area) not in (int, float) or not 0 < area < float("inf")):
-        report.mend("the area is no positive number; width x height is taken", place)
+        report.mend("the area is not a positive number; width x height is taken", place)
         area = None
     crowd = category == UNKNOWN or one.get("iscrowd") in (1, "1")
     photo.boxes.append(RawBox(number, one.get("bbox"), category, crowd=crowd, score=score, area=area))

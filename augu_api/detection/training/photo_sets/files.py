@@ -44,9 +44,9 @@ def silent(label: str, length: int) -> Iterator[Callable[[int], None]]:  # noqa:
 def read_bounded(path: Path, limit: int, report: Report) -> bytes | None:
     """A file's bytes; None, after reporting it, if they are too many or cannot be read."""
     try:
-        if path.is_file() and path.stat().st_size <= limit:
+        if path.is_file() and (size := path.stat().st_size) <= limit:
             with path.open("rb") as file:
-                return file.read(limit)
+                return file.read(size)
         report.fault(str(path), f"is larger than {limit >> 20} MB" if path.is_file() else "is not a file")
     except OSError as error:
         report.fault(str(path), f"cannot be read: {error.strerror}")
@@ -65,7 +65,7 @@ def locate(folder: Path, name: str, place: str, report: Report) -> Path | None:
             parts = PurePosixPath(name.replace("\\", "/")).parts
             for start in range(len(parts)):
                 if ":" not in parts[start] and (path := folder.joinpath(*parts[start:])).is_file():
-                    report.mend("a path of another computer; the photo was found in the folder of the photos", place)
+                    report.mend("a path from another computer; the photo was found in the folder", place)
                     return path
     report.fault(place, f"the photo {os.path.basename(name)!r} is missing from {folder}"[:300])  # noqa: PTH119 - not a path yet
     return None

@@ -28,7 +28,7 @@ def read(
             report.fault(photo.place, f"the photo {shown(photo.name)} {found}")
     photos = boxes.check(source, seen, report)
     if not report.faults and not any(photo.objects for photo in photos):
-        report.fault(str(annotations), f"has {len(photos)} photos and no object: nothing to train on or to measure")
+        report.fault(str(annotations), f"has {len(photos)} photos but no objects to train on or to measure")
     return PhotoSet(annotations, source.categories, photos)
 
 

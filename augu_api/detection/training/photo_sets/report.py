@@ -43,13 +43,16 @@ class Report:
         """Raise FaultyPhotoSet if there are faults."""
         if self.faults:
             more = [f"and {self.faults - len(self.lines)} more."] if self.faults > len(self.lines) else []
-            raise FaultyPhotoSet("\n  ".join([f"{self.faults} faults in the training data:", *self.lines, *more]))
+            faults = "fault" if self.faults == 1 else "faults"
+            raise FaultyPhotoSet("\n  ".join([f"{self.faults} {faults} in the photos and boxes:", *self.lines, *more]))
 
 
 def shown(value: Any) -> str:
     """A value from a file for a message: short and printable, and nothing of a container but its kind."""
     if not isinstance(value, str | int | float):
-        return "nothing" if value is None else f"a {type(value).__name__}"
-    text = str(value) if not isinstance(value, int) or abs(value) < 1e18 else "a huge number"
+        return "null" if value is None else f"a {type(value).__name__}"
+    if isinstance(value, float):
+        return f"{value:g}"
+    text = str(value) if isinstance(value, str) or abs(value) < 1e18 else "a huge number"
     text = "".join(c if c.isprintable() else "?" for c in text[: 4 * MAX_SHOWN])
     return text if len(text) <= 2 * MAX_SHOWN else f"{text[:MAX_SHOWN]}…{text[-MAX_SHOWN:]}"

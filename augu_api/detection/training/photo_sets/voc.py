@@ -54,7 +54,7 @@ def _parse(path: Path, place: str, report: Report) -> Element | None:
     except _DocumentType:
         report.fault(place, "declares a document type, which is not read")
     except (expat.ExpatError, AssertionError, LookupError, ValueError) as error:
-        report.fault(place, f"is no XML, or only a part: {shown(str(error))}")
+        report.fault(place, f"is not valid XML: {shown(str(error))}")
     else:
         if root.tag == "annotation":
             return root
@@ -73,10 +73,10 @@ def _photo_of(root: Element, xml: Path, images: Path, place: str, report: Report
         for suffix in sorted(SUFFIXES):
             own = xml.with_suffix(suffix)
             if (images / own).is_file():
-                report.mend("it names no photo that is there; the one of its own name is taken", place)
+                report.mend("the photo that it names is missing; the one with its own name is taken", place)
                 return images / own, own.as_posix()
     if not name:
-        report.fault(place, "it names no photo, and none has its own name")
+        report.fault(place, "names no photo, and none has its own name")
         return None, place
     return locate(images, name, f"{place} ({shown(name)})", report), name
 
@@ -92,7 +92,7 @@ def _read_objects(root: Element, photo: RawPhoto, numbers: dict[str, int], repor
     for number, one in enumerate(root.iterfind("object"), 1):
         name = (one.findtext("name") or "").strip()
         if not is_name(name):
-            report.fault(photo.boxes_at.format(number), f"{shown(name)!r} is no name for a category of objects")
+            report.fault(photo.boxes_at.format(number), f"{shown(name)!r} cannot be the name of a category")
             continue
         category = numbers.setdefault(name, len(numbers) + 1)
         difficult = (one.findtext("difficult") or "").strip() == "1"

@@ -32,7 +32,7 @@ def read(images: Path, annotations: Path, report: Report) -> Source:
         if text:
             _read_lines(text, photo, source.categories, report)
         else:
-            report.mend("a photo without a file of labels; it is taken as one without objects", at)
+            report.mend("a photo without a file of labels; it is taken as a photo without objects", at)
     for text in texts.values():
         if text.name not in NAMES:
             report.fault(str(text.relative_to(labels)), f"there is no photo of this name in {images}")
@@ -61,7 +61,7 @@ def _names(annotations: Path, report: Report) -> dict[int, str]:
     found = _of_yaml(text, path, report) if path.suffix in YAML else dict(enumerate(text.splitlines()))
     names = {at: name for at, name in found.items() if type(at) is int and is_name(name)}
     if not names or len(names) != len(found) or len(set(names.values())) != len(names):
-        report.fault(path.name, "its names are missing, or some are no names or not unique")
+        report.fault(path.name, "the names are missing, not unique, or cannot be the names of categories")
     return {at + 1: name.strip() for at, name in names.items()}
 
 
@@ -74,7 +74,7 @@ def _of_yaml(text: str, path: Path, report: Report) -> dict[Any, Any]:
     try:
         content = yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, RecursionError):
-        report.fault(path.name, "is no YAML")
+        report.fault(path.name, "is not valid YAML")
         return {}
     names = content.get("names") if isinstance(content, dict) else None
     return dict(enumerate(names)) if isinstance(names, list) else names if isinstance(names, dict) else {}
