@@ -41,8 +41,9 @@ soak: .venv/test tests/strangers/node_modules  ## run load, faults and attacks a
 bench: .venv/bench  ## compare this service's speed with others; needs h2load (nghttp2-client)
 	$(BIN)/python benchmarks/run.py
 
-settings: .venv/run  ## generate the table in docs/settings.md
+settings: .venv/run  ## generate the tables in docs/settings.md and docs/training-data.md
 	$(BIN)/python -m tests.readme
+	$(BIN)/python -m tests.faulty_sets
 
 lock: .venv/test  ## update the pinned requirements from setup.cfg
 	$(COMPILE) -o requirements.txt

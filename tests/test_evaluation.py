@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from skimage import data
 
-from augu_api.detection import Detection, ModelUnavailable
+from augu_api.detection import Detection
 from augu_api.detection.training.evaluate import Bin, Detect, Evaluation
+from augu_api.detection.training.photo_sets import Report, read
 from augu_api.detection.training.plots import draw_curves, draw_worst
 from augu_api.operating.cli import main
 
@@ -49,7 +50,7 @@ def write_set(folder: Path, boxes: list[dict[str, object]], photos: int = 2) -> 
 
 def evaluation_of(folder: Path, detect: Detect, boxes: list[dict[str, object]] = BOXES, photos: int = 2) -> Evaluation:
     """The evaluation of a detector on grey photos with these boxes."""
-    return Evaluation(folder, write_set(folder, boxes, photos)).run(detect)
+    return Evaluation(read(folder, write_set(folder, boxes, photos), Report())).run(detect)
 
 
 def finding(*found: list[Detection]) -> Detect:
@@ -121,7 +122,7 @@ def test_crowds_are_neither_right_nor_wrong(tmp_path: Path) -> None:
 
 def test_only_the_photos_that_are_run_count(tmp_path: Path) -> None:
     """Some of the photos can be measured; objects in the others are not counted."""
-    evaluation = Evaluation(tmp_path, write_set(tmp_path, BOXES))
+    evaluation = Evaluation(read(tmp_path, write_set(tmp_path, BOXES), Report()))
     evaluation.run(ALL, evaluation.photos()[:1])
     assert evaluation.summary["AP"] == ONE
     assert evaluation.by_category() == [{"name": "cat", "objects": 3, "AP": ONE, "AP50": ONE}]
@@ -137,7 +138,7 @@ def test_photos_are_given_in_rgb(tmp_path: Path) -> None:
         seen.append(photo.shape[2:])
         return []
 
-    Evaluation(tmp_path, path).run(detect)
+    Evaluation(read(tmp_path, path, Report())).run(detect)
     assert seen == [(3,), (3,)]
 
 
@@ -312,40 +313,14 @@ def test_command_without_a_name_in_common(run: Callable[..., Result], tmp_path: 
     assert run("bundled", folder).exit_code == 0
 
 
-WRONG = {
-    "no JSON": "boxes",
-    "no object": "[]",
-    "empty": "{}",
-    "no boxes": '{"images": [], "categories": []}',
-    "a photo without a file": '{"images": [{"id": 1}], "categories": [], "annotations": []}',
-    "a box without a place": '{"images": [], "categories": [], "annotations": [{"image_id": 1, "category_id": 2}]}',
-    "a category without a name": '{"images": [], "categories": [{"id": 1}], "annotations": []}',
-}
-
-
-def test_a_set_without_photos(tmp_path: Path) -> None:
-    """A set without photos is refused."""
-    with pytest.raises(ModelUnavailable, match="names no photos"):
-        Evaluation(tmp_path, write_set(tmp_path, [], 0))
-
-
-@pytest.mark.parametrize("content", WRONG.values(), ids=WRONG)
-def test_a_file_of_another_format(tmp_path: Path, content: str) -> None:
-    """A file that is not in COCO's format is refused, and the error names it."""
-    path = tmp_path / "boxes.json"
-    path.write_text(content)
-    with pytest.raises(ModelUnavailable, match=r"boxes\.json is not a file in COCO's format"):
-        Evaluation(tmp_path, path)
-
-
 def test_command_failures(run: Callable[..., Result], tmp_path: Path) -> None:
-    """A file that is not COCO's, a photo that is missing or no photo, and an unknown model are one line each."""
+    """An unknown model is one line, and so is each fault of the photos and boxes."""
     path = write_set(tmp_path, BOXES)
     for spoil, name, message in (
         (lambda: None, "nothing", "nothing is neither a folder with a model.json"),
-        ((tmp_path / "0.png").unlink, "bundled", "1 photos are missing"),
-        (lambda: (tmp_path / "0.png").write_text("no photo"), "bundled", "cannot identify image file"),
-        (lambda: path.write_text("[]"), "bundled", "is not a file in COCO's format"),
+        ((tmp_path / "0.png").unlink, "bundled", "the photo '0.png' is missing"),
+        (lambda: (tmp_path / "0.png").write_text("no photo"), "bundled", "cannot be decoded as a photo"),
+        (lambda: path.write_text("[]"), "bundled", "is not in COCO's format"),
     ):
         spoil()
         result = run(name, tmp_path)

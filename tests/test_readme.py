@@ -39,6 +39,7 @@ ELSEWHERE = {
     "node examples/client.mjs": EXAMPLE,
     "make train": TRAINING,
     "augu-api weights evaluate models/coins": TRAINING,
+    "augu-api weights check": "needs photos with boxes; test_photo_sets checks many sets",
     "augu-api weights pull": "downloads 78 MB; test_cli pulls from a server of its own",
     "augu-api weights export": "needs what was pulled; test_engines exports",
     "journalctl ": "needs systemd's journal; test_usage pipes a log in",
