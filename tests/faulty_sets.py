@@ -82,7 +82,7 @@ DROPPED = object()
 
 
 class Case(NamedTuple):
-    """A fault, what is said of it (… for the folder), and whether mending it gives the set without a fault."""
+    """A fault, what is said of it (without the folder), and whether mending it gives the set without a fault."""
 
     spoil: Callable[[FaultySet], object]
     said: list[str]
@@ -164,7 +164,7 @@ def no_lists(faulty: FaultySet) -> None:
 
 
 @says(
-    "…/boxes.json: is larger than 512 MB",
+    "boxes.json: is larger than 512 MB",
 )
 def large_json(faulty: FaultySet) -> None:
     """A file of 600 MB."""
@@ -172,7 +172,7 @@ def large_json(faulty: FaultySet) -> None:
 
 
 @says(
-    "…/boxes.json: has 2 photos but no objects to train on or to measure",
+    "boxes.json: has 2 photos but no objects to train on or to measure",
 )
 def nothing(faulty: FaultySet) -> None:
     """Photos without any box."""
@@ -181,11 +181,21 @@ def nothing(faulty: FaultySet) -> None:
 
 
 @says(
-    "…/boxes.json: has 0 photos but no objects to train on or to measure",
+    "boxes.json: has 0 photos but no objects to train on or to measure",
 )
 def no_photos(faulty: FaultySet) -> None:
     """No photos."""
     faulty.content |= {"images": [], "annotations": []}
+    faulty.write()
+
+
+@says(
+    "boxes.json, annotations[0]: is 1, not a JSON object",
+    "boxes.json, annotations[1]: is 2, not a JSON object",
+)
+def no_objects(faulty: FaultySet) -> None:
+    """Numbers instead of annotations."""
+    faulty.content["annotations"] = [1, 2]
     faulty.write()
 
 
@@ -294,7 +304,7 @@ def background(faulty: FaultySet) -> None:
 
 
 @says(
-    "boxes.json, images[1] (dog.jpg): the photo 'dog.jpg' is missing from …/photos",
+    "boxes.json, images[1] (dog.jpg): the photo 'dog.jpg' is missing from photos",
 )
 def missing(faulty: FaultySet) -> None:
     """A photo that is not in the folder."""
@@ -320,6 +330,18 @@ def twice(faulty: FaultySet) -> None:
     """A photo that is listed twice, with its boxes under both ids."""
     faulty.content["images"].append(faulty.content["images"][0] | {"id": 3})
     faulty.edit("annotations", 1, image_id=3)
+
+
+@says(
+    "Mended: boxes.json, images[0] (train/cat.jpg) and 1 more:"
+    " a path from another computer; the photo was found in the folder",
+    "Mended: boxes.json, annotations[2] of train/cat.jpg: a box sticks out of its photo; it is cut at the edge",
+    "boxes.json, images[1] (val/cat.jpg): the same file was found for train/cat.jpg",
+)
+def two_names(faulty: FaultySet) -> None:
+    """Two photos of the same name from different folders, of which one file is left."""
+    faulty.edit("images", 0, file_name="train/cat.jpg")
+    faulty.edit("images", 1, file_name="val/cat.jpg")
 
 
 @says(
@@ -608,10 +630,10 @@ def yolo_layout(faulty: FaultySet) -> None:
 
 
 @says(
-    "…/labels: the names of the categories are in none of classes.txt, obj.names, data.yaml, data.yml, dataset.yaml",
-    "cat.txt, line 1: there is no category 0; the first is 0",
-    "cat.txt, line 2: there is no category 1; the first is 0",
-    "dog.txt, line 1: there is no category 1; the first is 0",
+    "labels: the names of the categories are in none of classes.txt, obj.names, data.yaml, data.yml, dataset.yaml",
+    "labels/cat.txt, line 1: there is no category 0; the first is 0",
+    "labels/cat.txt, line 2: there is no category 1; the first is 0",
+    "labels/dog.txt, line 1: there is no category 1; the first is 0",
 )
 def yolo_names(faulty: FaultySet) -> None:
     """YOLO's labels without the names of the categories."""
@@ -619,9 +641,9 @@ def yolo_names(faulty: FaultySet) -> None:
 
 
 @says(
-    "cat.txt, line 2: there is no category 2; the first is 0",
-    "cat.txt, line 3: is not: category, centre x, centre y, width, height",
-    "cat.txt, line 1: its box is not in fractions of the photo's sides, 0 to 1",
+    "labels/cat.txt, line 2: there is no category 2; the first is 0",
+    "labels/cat.txt, line 3: is not: category, centre x, centre y, width, height",
+    "labels/cat.txt, line 1: its box is not in fractions of the photo's sides, 0 to 1",
 )
 def yolo_lines(faulty: FaultySet) -> None:
     """YOLO's labels with pixels, an unknown category and four numbers."""
@@ -630,8 +652,8 @@ def yolo_lines(faulty: FaultySet) -> None:
 
 
 @says(
-    "Mended: dog.jpg: a photo without a file of labels; it is taken as a photo without objects",
-    "bird.txt: there is no photo of this name in …/photos",
+    "Mended: photos/dog.jpg: a photo without a file of labels; it is taken as a photo without objects",
+    "labels/bird.txt: there is no photo of this name in photos",
 )
 def yolo_photos(faulty: FaultySet) -> None:
     """YOLO's labels of a photo that is missing, and a photo without labels."""
@@ -640,7 +662,7 @@ def yolo_photos(faulty: FaultySet) -> None:
 
 
 @says(
-    "Mended: dog.txt, line 1: a segmentation without a box; the box was made of it",
+    "Mended: labels/dog.txt, line 1: a segmentation without a box; the box was made of it",
     same=True,
 )
 def yolo_polygons(faulty: FaultySet) -> None:
@@ -653,20 +675,42 @@ def yolo_polygons(faulty: FaultySet) -> None:
 def yolo_yaml(faulty: FaultySet) -> None:
     """YOLO's folder of labels with a data.yaml beside it, without a fault."""
     yolo(faulty, None)
-    (faulty.folder / "data.yaml").write_text("path: ../pets\nnames:\n  0: cat\n  1: dog\n")
+    (faulty.folder / "data.yaml").write_text("path: ../pets\nnc: 2\nnames:\n  0: cat\n  1: dog\n")
 
 
 @says(
     "data.yaml: the names are missing, not unique, or cannot be the names of categories",
-    "cat.txt, line 1: there is no category 0; the first is 0",
-    "cat.txt, line 2: there is no category 1; the first is 0",
-    "dog.txt, line 1: there is no category 1; the first is 0",
+    "labels/cat.txt, line 1: there is no category 0; the first is 0",
+    "labels/cat.txt, line 2: there is no category 1; the first is 0",
+    "labels/dog.txt, line 1: there is no category 1; the first is 0",
 )
 def yolo_bomb(faulty: FaultySet) -> None:
     """YAML whose names are lists of lists, a billion in all."""
     yolo(faulty, None)
     lines = [f"a{depth}: &a{depth} [{', '.join([f'*a{depth - 1}'] * 9)}]" for depth in range(1, 10)]
     (faulty.folder / "data.yaml").write_text("\n".join(["a0: &a0 cat", *lines, "names: *a9"]))
+
+
+@says(
+    "data.yaml: is not valid YAML",
+    "data.yaml: the names are missing, not unique, or cannot be the names of categories",
+    "labels/cat.txt: is not UTF-8",
+    "labels/dog.txt, line 1: there is no category 1; the first is 0",
+)
+def yolo_bytes(faulty: FaultySet) -> None:
+    """YOLO's labels in UTF-16, and names that are not valid YAML."""
+    yolo(faulty, None)
+    (faulty.folder / "data.yaml").write_text("names: [cat, dog")
+    (faulty.labels / "cat.txt").write_text("0 0.5 0.5 0.1 0.1", encoding="utf-16")
+
+
+@says(
+    "labels/dog.txt, line 1: its score is 89, not a number from 0 to 1",
+)
+def yolo_scores(faulty: FaultySet) -> None:
+    """YOLO's labels with scores in percent."""
+    yolo(faulty)
+    faulty.label("dog.txt", "1 0.5 0.5 0.1 0.1 89")
 
 
 # --- Pascal VOC
@@ -699,7 +743,7 @@ def voc_layout(faulty: FaultySet) -> None:
 
 
 @says(
-    "cat.xml: declares a document type, which is not read",
+    "labels/cat.xml: declares a document type, which is not read",
 )
 def voc_entities(faulty: FaultySet) -> None:
     """XML with entities of its own, which could fill the memory or read other files."""
@@ -707,7 +751,7 @@ def voc_entities(faulty: FaultySet) -> None:
 
 
 @says(
-    "cat.xml: is not valid XML: unclosed token: line 2, column 9",
+    "labels/cat.xml: is not valid XML: unclosed token: line 2, column 9",
 )
 def voc_cut(faulty: FaultySet) -> None:
     """XML that breaks off."""
@@ -715,8 +759,8 @@ def voc_cut(faulty: FaultySet) -> None:
 
 
 @says(
-    "cat.xml, object 1: has no box, and no segmentation that gives one",
-    "cat.xml, object 2: its box is -38 wide and 30 high",
+    "labels/cat.xml, object 1: has no box, and no segmentation that gives one",
+    "labels/cat.xml, object 2: its box is -38 wide and 30 high",
 )
 def voc_boxes(faulty: FaultySet) -> None:
     """An object without a box, and one whose corners are exchanged."""
@@ -724,7 +768,7 @@ def voc_boxes(faulty: FaultySet) -> None:
 
 
 @says(
-    "Mended: cat.xml: the photo that it names is missing; the one with its own name is taken",
+    "Mended: labels/cat.xml: the photo that it names is missing; the one with its own name is taken",
     same=True,
 )
 def voc_renamed(faulty: FaultySet) -> None:
@@ -733,11 +777,32 @@ def voc_renamed(faulty: FaultySet) -> None:
 
 
 @says(
-    "…/labels: has neither YOLO's .txt files nor Pascal VOC's .xml files",
+    "labels: has neither YOLO's .txt files nor Pascal VOC's .xml files",
 )
 def neither(faulty: FaultySet) -> None:
     """A folder without labels."""
     faulty.labels.mkdir()
+
+
+@says(
+    "labels/a.xml (a.jpg): the photo 'a.jpg' is missing from photos",
+    "labels/b.xml: names no photo, and none has its own name",
+    "labels/c.xml: is not in Pascal VOC's format: it starts with svg, not annotation",
+)
+def voc_others(faulty: FaultySet) -> None:
+    """Pascal VOC's file of a photo that is missing, one without a photo's name, and one of another format."""
+    voc(faulty)
+    for name, text in (("a", "<filename>a.jpg</filename>"), ("b", "")):
+        faulty.label(f"{name}.xml", f"<annotation>{text}</annotation>")
+    faulty.label("c.xml", "<svg/>")
+
+
+@says(
+    "labels/cat.xml, object 1: '' cannot be the name of a category",
+)
+def voc_names(faulty: FaultySet) -> None:
+    """An object without a name."""
+    voc(faulty, lambda text: text.replace("<name>cat", "<name>"))
 
 
 def with_table(text: str) -> str:

@@ -41,8 +41,8 @@ def run(command: str, faulty: FaultySet, *options: object) -> Result:
 
 
 def lines_of(result: Result, faulty: FaultySet) -> list[str]:
-    """What is said, without progress; … stands for the folder."""
-    lines = [line.strip().replace(str(faulty.folder), "…") for line in result.output.splitlines()]
+    """What is said, without progress, and without the folder."""
+    lines = [line.strip().replace(f"{faulty.folder}/", "") for line in result.output.splitlines()]
     return [line for line in lines if not line.startswith("Checking the photos: ")]
 
 
@@ -244,6 +244,30 @@ def test_any_json(tmp_path_factory: pytest.TempPathFactory, rows: dict[str, Any]
         report.check()
 
 
+def test_the_layout_of_yolo(tmp_path: Path) -> None:
+    """With a data.yaml, the labels are in the folder that has "labels" where the photos' has "images"; no is a name."""
+    for folder in ("images/train", "labels/train"):
+        (tmp_path / folder).mkdir(parents=True)
+    Image.new("RGB", (40, 20)).save(tmp_path / "images" / "train" / "a.PNG")
+    (tmp_path / "labels" / "train" / "a.txt").write_text("\ufeff1 0.5 0.5 0.5 0.5 0.75\r\n\r\n")
+    (tmp_path / "data.yaml").write_text("names: [yes, no]\n")
+    report = Report()
+    photos = read(tmp_path / "images" / "train", tmp_path / "data.yaml", report)
+    report.check()
+    assert photos.categories == {1: "yes", 2: "no"}
+    assert [photo.boxes for photo in photos.photos] == [[Box([10, 5, 20, 10], 2, score=0.75)]]
+
+
+def test_difficult_objects(tmp_path: Path) -> None:
+    """An object that Pascal VOC marks as difficult is neither object nor background."""
+    faulty = FaultySet(tmp_path)
+    next(case for case in CASES if case.spoil.__name__ == "voc_layout").spoil(faulty)
+    path = faulty.labels / "cat.xml"
+    path.write_text(path.read_text().replace("<name>cat</name>", "<name>cat</name><difficult>1</difficult>"))
+    photos = read(faulty.photos, faulty.labels, Report()).photos
+    assert [box.crowd for box in photos[0].boxes] == [True, False]
+
+
 # --- which photos are held out
 
 
@@ -286,10 +310,10 @@ def test_one_photo_is_too_few(tmp_path: Path) -> None:
     others = "--validation-images", faulty.photos, "--validation-annotations", faulty.json
     said = lines_of(run("train", faulty, *options, *others), faulty)
     assert said[0] == "Mended: cat.jpg and 1 more: a photo for validation as well; it is not trained on"
-    assert said[-1] == "…/boxes.json: has 2 photos; training needs photos that are not for validation"
+    assert said[-1] == "boxes.json: has 2 photos; training needs photos that are not for validation"
     faulty.edit("annotations", image_id=1)
     said = lines_of(run("train", faulty, *options), faulty)
-    assert said[-1] == "…/boxes.json: has 2 photos; training needs two photos with objects"
+    assert said[-1] == "boxes.json: has 2 photos; training needs two photos with objects"
 
 
 # --- progress

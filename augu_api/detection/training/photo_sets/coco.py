@@ -4,9 +4,9 @@ import json
 from pathlib import Path, PurePosixPath
 from typing import Any, cast
 
-from augu_api.detection.training.photo_sets import masks
 from augu_api.detection.training.photo_sets.content import UNKNOWN, RawBox, RawPhoto, Source
 from augu_api.detection.training.photo_sets.files import locate, read_bounded
+from augu_api.detection.training.photo_sets.masks import box_of
 from augu_api.detection.training.photo_sets.report import Report, shown
 from augu_api.detection.training.photo_sets.values import finite, is_name, key
 
@@ -20,9 +20,9 @@ def read(images: Path, path: Path, report: Report) -> Source:
     content = _load(path, report)
     if content is None or not _has_lists(content, ("categories", "images", "annotations"), path, report):
         return source
-    numbers = _read_categories(content["categories"], path.name, source, report)
-    _read_photos(content["images"], images, path.name, source, report)
-    _read_boxes(content["annotations"], numbers, path.name, source, report)
+    numbers = _read_categories(content["categories"], str(path), source, report)
+    _read_photos(content["images"], images, str(path), source, report)
+    _read_boxes(content["annotations"], numbers, str(path), source, report)
     return source
 
 
@@ -30,7 +30,7 @@ def read_ignored(path: Path, source: Source, report: Report) -> None:
     """Add the boxes of another file, which are neither object nor background."""
     content = _load(path, report)
     if content is not None and _has_lists(content, ("annotations",), path, report):
-        _read_boxes(content["annotations"], None, path.name, source, report)
+        _read_boxes(content["annotations"], None, str(path), source, report)
 
 
 def _load(path: Path, report: Report) -> dict[str, Any] | None:
@@ -39,17 +39,17 @@ def _load(path: Path, report: Report) -> dict[str, Any] | None:
         return None
     encoding = json.detect_encoding(data)
     if encoding != "utf-8":
-        report.mend("a byte order mark" if encoding == "utf-8-sig" else f"{encoding} instead of UTF-8", path.name)
+        report.mend("a byte order mark" if encoding == "utf-8-sig" else f"{encoding} instead of UTF-8", str(path))
     try:
         text = data.decode(encoding)
         del data  # the content needs several times as much
         content = json.loads(text, object_hook=_lean)
     except (ValueError, RecursionError) as error:
         reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
-        report.fault(path.name, f"is not valid JSON: {reason}")
+        report.fault(str(path), f"is not valid JSON: {reason}")
         return None
     if not isinstance(content, dict):
-        report.fault(path.name, "is not in COCO's format: it is not a JSON object")
+        report.fault(str(path), "is not in COCO's format: it is not a JSON object")
         return None
     return content
 
@@ -58,7 +58,7 @@ def _lean(one: dict[str, Any]) -> dict[str, Any]:
     """Drop the segmentations while the file is parsed; they are most of it. One without a box becomes its box."""
     segmentation = one.pop("segmentation", None)
     if segmentation and not one.get("bbox"):
-        one["bbox"] = masks.box_of(segmentation)
+        one["bbox"] = box_of(segmentation)
         one[OF_MASK] = True
     return one
 
@@ -66,7 +66,7 @@ def _lean(one: dict[str, Any]) -> dict[str, Any]:
 def _has_lists(content: dict[str, Any], names: tuple[str, ...], path: Path, report: Report) -> bool:
     wrong = [name for name in names if not isinstance(content.get(name), list)]
     for name in wrong:
-        report.fault(path.name, f'is not in COCO\'s format: "{name}" is missing or not a list')
+        report.fault(str(path), f'is not in COCO\'s format: "{name}" is missing or not a list')
     return not wrong
 
 
@@ -120,15 +120,20 @@ def _read_photos(rows: list[Any], images: Path, file: str, source: Source, repor
         photo = by_name.get(found or name)
         if id in source.by_id and source.by_id[id] is not photo:
             report.fault(at, f"the id {shown(id)} is another photo's")
-        elif photo and PurePosixPath(photo.name) != PurePosixPath(name):
-            report.fault(at, f"the photo was found in the same file as {shown(photo.name)}")
         elif photo:
-            report.mend("a photo is listed twice; it is taken once, with all its boxes", at)
+            _note_twice(photo, name, at, report)
         photo = photo or _photo(one, found, name, at, file)
         by_name.setdefault(found or name, photo)
         if id is not None:
             source.by_id.setdefault(id, photo)
     source.photos = list(by_name.values())
+
+
+def _note_twice(photo: RawPhoto, name: str, place: str, report: Report) -> None:
+    if PurePosixPath(photo.name) == PurePosixPath(name):
+        report.mend("a photo is listed twice; it is taken once, with all its boxes", place)
+    else:
+        report.fault(place, f"the same file was found for {shown(photo.name)}")
 
 
 def _photo(one: dict[str, Any], found: Path | None, name: str, place: str, file: str) -> RawPhoto:

@@ -17,6 +17,7 @@ from augu_api.photos import TURNED
 SUFFIXES = {".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 MAX_PIXELS = 200_000_000
 MAX_NAME = 4096  # characters
+MAX_PARTS = 8  # of a path of another computer, from its end
 SIDEWAYS = 5  # from this orientation on, width and height change places
 Progress = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 """`progress(label, length)` gives a function that is told how many are done."""
@@ -63,7 +64,7 @@ def locate(folder: Path, name: str, place: str, report: Report) -> Path | None:
             if (path := folder / name).is_file():
                 return path
             parts = PurePosixPath(name.replace("\\", "/")).parts
-            for start in range(len(parts)):
+            for start in range(max(0, len(parts) - MAX_PARTS), len(parts)):
                 if ":" not in parts[start] and (path := folder.joinpath(*parts[start:])).is_file():
                     report.mend("a path from another computer; the photo was found in the folder", place)
                     return path

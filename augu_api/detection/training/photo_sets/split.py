@@ -51,10 +51,7 @@ def held_out(photos: PhotoSet) -> set[int]:
     """
     common = Counter(category for photo in photos.photos for category in photo.objects)
     names = photos.categories
-    rarest = {
-        photo.id: min((common[category], names[category]) for category in photo.objects) if photo.objects else None
-        for photo in photos.photos
-    }
+    rarest = {photo.id: min(((common[of], names[of]) for of in photo.objects), default=None) for photo in photos.photos}
     sizes = Counter(rarest.values())
 
     def order(photo: Photo) -> tuple[bool, int, str, bytes]:

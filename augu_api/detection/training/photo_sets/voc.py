@@ -25,7 +25,7 @@ def read(images: Path, annotations: Path, report: Report) -> Source:
     """What the XML files of the folder have, and those of the folders in it."""
     source, numbers = Source(), dict[str, int]()
     for path in sorted(annotations.rglob("*.xml")):
-        place = str(path.relative_to(annotations))
+        place = str(path)
         root = _parse(path, place, report)
         if root is None:
             continue
@@ -44,13 +44,8 @@ def _parse(path: Path, place: str, report: Report) -> Element | None:
     data = read_bounded(path, MAX_BYTES, report)
     if data is None:
         return None
-    builder, parser = TreeBuilder(), expat.ParserCreate()
-    parser.StartDoctypeDeclHandler = _refuse
-    parser.StartElementHandler, parser.EndElementHandler = builder.start, builder.end
-    parser.CharacterDataHandler = builder.data
     try:
-        parser.Parse(data, True)  # noqa: FBT003 - takes no keywords
-        root = builder.close()
+        root = _root(data)
     except _DocumentType:
         report.fault(place, "declares a document type, which is not read")
     except (expat.ExpatError, AssertionError, LookupError, ValueError) as error:
@@ -60,6 +55,15 @@ def _parse(path: Path, place: str, report: Report) -> Element | None:
             return root
         report.fault(place, f"is not in Pascal VOC's format: it starts with {shown(root.tag)}, not annotation")
     return None
+
+
+def _root(data: bytes) -> Element:
+    builder, parser = TreeBuilder(), expat.ParserCreate()
+    parser.StartDoctypeDeclHandler = _refuse
+    parser.StartElementHandler, parser.EndElementHandler = builder.start, builder.end
+    parser.CharacterDataHandler = builder.data
+    parser.Parse(data, True)  # noqa: FBT003 - takes no keywords
+    return builder.close()
 
 
 def _refuse(*_: object) -> None:

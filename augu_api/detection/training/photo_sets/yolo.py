@@ -6,16 +6,16 @@ Source: https://docs.ultralytics.com/datasets/detect/
 from pathlib import Path
 from typing import Any
 
-from augu_api.detection.training.photo_sets import masks
 from augu_api.detection.training.photo_sets.content import RawBox, RawPhoto, Source
 from augu_api.detection.training.photo_sets.files import SUFFIXES, read_bounded
+from augu_api.detection.training.photo_sets.masks import box_of
 from augu_api.detection.training.photo_sets.report import Report, shown
-from augu_api.detection.training.photo_sets.values import finite, is_name
+from augu_api.detection.training.photo_sets.values import finite, is_name, key
 
 YAML = {".yaml", ".yml"}
 NAMES = "classes.txt", "obj.names", "data.yaml", "data.yml", "dataset.yaml"
 ABOVE = 3  # folders above the labels in which the names may be
-MAX_BYTES = 4 << 20  # of labels or names
+MAX_BYTES = 1 << 20  # of labels or names
 
 
 def read(images: Path, annotations: Path, report: Report) -> Source:
@@ -23,10 +23,10 @@ def read(images: Path, annotations: Path, report: Report) -> Source:
     labels = annotations if annotations.is_dir() else _beside(images)
     source = Source(_names(annotations, report), fractions=True)
     texts = {path.relative_to(labels).with_suffix(""): path for path in sorted(labels.rglob("*.txt"))}
-    for file in sorted(path for path in images.rglob("*") if path.suffix.lower() in SUFFIXES):
+    for file in sorted(path for path in images.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file()):
         name = file.relative_to(images)
         text = texts.pop(name.with_suffix(""), None)
-        at = f"{text.relative_to(labels) if text else name}"
+        at = str(text or file)
         photo = RawPhoto(name.as_posix(), file, at, f"{shown(at).replace('{', '(').replace('}', ')')}, line {{}}")
         source.photos.append(photo)
         if text:
@@ -35,7 +35,7 @@ def read(images: Path, annotations: Path, report: Report) -> Source:
             report.mend("a photo without a file of labels; it is taken as a photo without objects", at)
     for text in texts.values():
         if text.name not in NAMES:
-            report.fault(str(text.relative_to(labels)), f"there is no photo of this name in {images}")
+            report.fault(str(text), f"there is no photo of this name in {images}")
     return source
 
 
@@ -61,7 +61,7 @@ def _names(annotations: Path, report: Report) -> dict[int, str]:
     found = _of_yaml(text, path, report) if path.suffix in YAML else dict(enumerate(text.splitlines()))
     names = {at: name for at, name in found.items() if type(at) is int and is_name(name)}
     if not names or len(names) != len(found) or len(set(names.values())) != len(names):
-        report.fault(path.name, "the names are missing, not unique, or cannot be the names of categories")
+        report.fault(str(path), "the names are missing, not unique, or cannot be the names of categories")
     return {at + 1: name.strip() for at, name in names.items()}
 
 
@@ -69,15 +69,17 @@ def _of_yaml(text: str, path: Path, report: Report) -> dict[Any, Any]:
     try:
         import yaml  # noqa: PLC0415 - serving does without it
     except ModuleNotFoundError:
-        report.fault(path.name, "is read by PyYAML, which requirements-train.txt installs")
+        report.fault(str(path), "is read by PyYAML, which requirements-train.txt installs")
         return {}
     try:
-        content = yaml.safe_load(text)
+        content = yaml.load(text, yaml.BaseLoader)  # noqa: S506 - text, lists and dicts only, and no merged keys
     except (yaml.YAMLError, ValueError, RecursionError):
-        report.fault(path.name, "is not valid YAML")
+        report.fault(str(path), "is not valid YAML")
         return {}
     names = content.get("names") if isinstance(content, dict) else None
-    return dict(enumerate(names)) if isinstance(names, list) else names if isinstance(names, dict) else {}
+    if isinstance(names, dict):
+        return {key(number): name for number, name in names.items()}
+    return dict(enumerate(names)) if isinstance(names, list) else {}
 
 
 def _text(path: Path, report: Report) -> str | None:
@@ -85,7 +87,7 @@ def _text(path: Path, report: Report) -> str | None:
     try:
         return None if data is None else data.decode("utf-8-sig")
     except UnicodeDecodeError:
-        report.fault(path.name, "is not UTF-8")
+        report.fault(str(path), "is not UTF-8")
         return None
 
 
@@ -118,7 +120,7 @@ def _box(number: int, values: list[Any], place: str, report: Report) -> RawBox:
         if not 0 <= score <= 1:
             report.fault(place, f"its score is {shown(score)}, not a number from 0 to 1")
         return RawBox(number, rest[:4], int(category) + 1, score=score)
-    box = masks.box_of(rest)
+    box = box_of(rest)
     if box:
         report.mend("a segmentation without a box; the box was made of it", place)
         x, y, width, height = box
