@@ -373,6 +373,15 @@ def no_photo(faulty: FaultySet) -> None:
 
 
 @says(
+    "boxes.json, images[0] (cat.jpg): the photo cat.jpg is a PostScript program, not a photo",
+)
+def program(faulty: FaultySet) -> None:
+    """A PostScript program instead of a photo."""
+    text = "%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 64 48\n%%EndComments\nshowpage\n%%EOF\n"
+    (faulty.photos / "cat.jpg").write_text(text)
+
+
+@says(
     "boxes.json, images[0] (cat.jpg): the photo cat.jpg has 30000 x 30000 pixels; at most 200 million are read",
 )
 def large_photo(faulty: FaultySet) -> None:
