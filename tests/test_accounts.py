@@ -60,10 +60,36 @@ def test_made_ids_are_snowflakes(session: Session) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["", "12345", "a b", "a" * 65, "alice\n", "a/b", "a\0b", "<b>", "☃"], ids=lambda name: ascii(name[:9])
+    "name",
+    [
+        "",
+        "12345",
+        "a b",
+        "a" * 65,
+        "alice\n",
+        "a/b",
+        "a\x00b",
+        "<b>",
+        "☃",
+        "--help",
+        "-x",
+        "-",
+        "100%",
+        "zoë",
+        "аlice",
+        "aliсe",
+        "ａlice",
+        "ſam",
+        "Kim",
+        "ali\u200bce",
+        "\u202eecila",
+        "ㅤ",
+        "�",
+    ],
+    ids=lambda name: ascii(name[:9]),
 )
 def test_bad_name(session: Session, name: str) -> None:
-    """A name is short and printable, has no spaces, and cannot be mistaken for an id."""
+    """A name is short and in ASCII, has no spaces, and cannot be mistaken for an id, an option or another letter."""
     with pytest.raises(AccountError, match="A name has 1 to 64"):
         accounts.create(session, name)
 
@@ -90,8 +116,46 @@ def test_bad_coefficient(session: Session, coefficient: float) -> None:
 def test_a_name_and_an_id_are_unique(session: Session, name: str, id: int) -> None:
     """A second user with the same name or id is refused, and the message names it."""
     accounts.create(session, "alice", id=1)
-    with pytest.raises(AccountError, match=rf"There is a user {name} or with the id {id} already\."):
+    with pytest.raises(AccountError, match=r"^There is a user (alice|with the id 1) already\.$"):
         accounts.create(session, name, id=id)
+
+
+@pytest.mark.parametrize("name", ["Alice", "ALICE", "a1ice", "aIice", "AlICE"])
+def test_names_that_look_the_same(session: Session, name: str) -> None:
+    """A name that differs from another by case alone, or looks like it, is refused, also if a user gets it later."""
+    accounts.create(session, "alice", id=1)
+    bob = accounts.create(session, "b0b")
+    for look_alike in ("B0b", "bob", "BOB"):
+        with pytest.raises(AccountError, match=rf"^There is a user b0b already, and {look_alike} looks like that name"):
+            accounts.create(session, look_alike)
+    with pytest.raises(AccountError, match=rf"^There is a user alice already, and {name} looks like that name\.$"):
+        accounts.create(session, name)
+    with pytest.raises(AccountError, match="looks like"):
+        accounts.rename(session, bob, name)
+    assert bob.name == "b0b"
+
+
+def test_rename(session: Session) -> None:
+    """A renamed user keeps id and token, and may change the case of the own name; the old name is free."""
+    alice = accounts.create(session, "alice")
+    token = accounts.current_token(alice)
+    for name in ("Alice", "carol@example.org"):
+        accounts.rename(session, alice, name)
+        session.commit()
+        assert accounts.find(session, name).id == token.user_id
+    assert accounts.find_by_token(session, token) is alice
+    accounts.create(session, "alice")
+
+
+@pytest.mark.parametrize("name", ["--help", "\u0430lice", "\u3164"], ids=ascii)
+def test_names_of_the_past(session: Session, name: str) -> None:
+    """A user whose name was allowed by an older release can be found by name and id, changed, and renamed."""
+    session.add(User(id=1, name=name, issued_at=1))
+    session.commit()
+    user = accounts.find(session, "1")
+    assert accounts.find(session, name) is user
+    accounts.rename(session, user, "alice")
+    assert accounts.find(session, "alice") is user
 
 
 @pytest.mark.parametrize("who", ["bob", "2", "", "ALICE", "9" * 19, "9" * 20, "1 ", "' OR 1=1 --", "٣"])

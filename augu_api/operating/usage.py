@@ -3,6 +3,7 @@
 A log may hold anything, so a line is skipped if it is too long or not exactly what the request log writes.
 """
 
+import gzip
 import json
 import math
 import re
@@ -10,7 +11,8 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, BinaryIO, NamedTuple
+from io import BufferedReader, RawIOBase
+from typing import IO, Any, BinaryIO, NamedTuple, cast
 
 from augu_api.tokens import MAX_ID
 from augu_api.web.agents import OTHER, product
@@ -24,6 +26,7 @@ MAX_LATENCY = 3_600_000  # milliseconds
 PREFIX = re.compile(rb'(?:[^{}"=]{1,200}[:|] )?(?=\{)')  # what syslog, Heroku or a container's log writes before a line
 ID = re.compile(r"[1-9][0-9]{0,18}")
 NOBODY = "nobody"
+GZIP = b"\x1f\x8b"
 
 
 class Entry(NamedTuple):
@@ -123,6 +126,16 @@ def _bounded(key: Any, known: Any, limit: int) -> Any:
 def _bucket(milliseconds: float) -> int:
     """The number of the bucket; all latencies below a millisecond share the first."""
     return max(0, math.ceil(math.log(min(max(milliseconds, 1), MAX_LATENCY), BUCKET_GROWTH)))
+
+
+def plain(file: IO[bytes]) -> BinaryIO:
+    """The file, decompressed if it starts as gzip's files do. While it is read, EOFError and others may be raised."""
+    buffered = file if isinstance(file, BufferedReader) else BufferedReader(cast("RawIOBase", file))
+    return (
+        cast("BinaryIO", gzip.GzipFile(fileobj=buffered))
+        if buffered.peek(2)[:2] == GZIP
+        else cast("BinaryIO", buffered)
+    )
 
 
 def lines(file: BinaryIO) -> Iterator[bytes | None]:

@@ -51,9 +51,30 @@ def connect(url: str) -> Engine:
 def connect_upgraded(url: str) -> Engine:
     """An engine for a database whose tables are first migrated to the newest revision. Raises SettingsError."""
     engine = connect(url)
-    if current(engine) != NEWEST:
-        import_module("augu_api.store.migrate").to_newest(engine)  # Alembic takes 0.1 s to import
+    upgrade(engine)
     return engine
+
+
+def upgrade(engine: Engine) -> str | None:
+    """Migrate the tables to the newest revision; the revision before, or None if there were no tables."""
+    before = current(engine)
+    if before != NEWEST:
+        import_module("augu_api.store.migrate").to_newest(engine)  # Alembic takes 0.1 s to import
+    return before
+
+
+def revision_at(url: str) -> str | None:
+    """The revision of the tables at the URL, or None if there are none; creates nothing."""
+    if url.startswith("sqlite") and not Path(make_url(url).database or "").exists():
+        return None
+    with open_existing(url) as engine:
+        return current(engine)
+
+
+def place(engine: Engine) -> str:
+    """Where a database is, without what may be a password: a file, or a host and a name."""
+    url = engine.url
+    return str(url.database) if url.host is None else f"{url.database} on {url.host}"
 
 
 def current(engine: Engine) -> str | None:

@@ -34,23 +34,17 @@ class Commands(click.Group):
         command: click.Command = getattr(import_module(f"{__name__}.{MODULES[cmd_name]}"), cmd_name)
         return command
 
-    def invoke(self, ctx: click.Context) -> Any:
+    def main(self, *args: Any, **extra: Any) -> Any:
+        """Run a command. click itself reports wrong usage, Ctrl-C and a closed pipe."""
         try:
-            return super().invoke(ctx)
+            return super().main(*args, **extra)
         except Exception as error:
-            if message := _message(error):
-                raise click.ClickException(message) from error
+            import_module(f"{__name__}.failures").end(error)  # imports what most commands do without
             raise
-
-
-def _message(error: Exception) -> str | None:
-    """What to say about a foreseeable failure; None about any other."""
-    from augu_api.operating.cli import failures  # noqa: PLC0415 - imports what most commands do without
-
-    return failures.message(error)
 
 
 @click.group(cls=Commands)
 @click.version_option(package_name="augu-api")
 def main() -> None:
     """Run the Augu API."""
+    import_module(f"{__name__}.environment").point_to_service()

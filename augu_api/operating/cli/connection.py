@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from sqlalchemy import Engine
 
 from augu_api.config import Settings
+from augu_api.operating.cli import environment
+from augu_api.operating.cli.output import say
 from augu_api.store import database
 from augu_api.store.quotas import Quotas
 
@@ -22,10 +24,15 @@ class Backend:
 
 @contextmanager
 def connected() -> Iterator[Backend]:
-    """Connect as the service does: the database is first brought up to date. Raises SettingsError."""
-    settings = Settings.from_env()
-    engine = database.connect_upgraded(settings.database_url)
+    """Connect as the service does: the database is first brought up to date. Raises SettingsError.
+
+    If the database or the secret has to be made, standard error says so.
+    """
+    settings = environment.settings()
+    engine = database.connect(settings.database_url)
     try:
+        if database.upgrade(engine) is None:
+            say(f"Made a new database: {database.place(engine)}")
         yield Backend(settings, engine, Quotas(engine, settings.ratelimit_storage, settings.ban_minutes))
     finally:
         engine.dispose()

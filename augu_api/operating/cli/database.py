@@ -5,7 +5,8 @@ from collections.abc import Callable
 import click
 from sqlalchemy import Engine
 
-from augu_api.config import Settings
+from augu_api.operating.cli import environment
+from augu_api.operating.cli.output import say
 from augu_api.store import database, migrate
 
 
@@ -31,10 +32,17 @@ def downgrade(revision: str) -> None:
 @db.command("current")
 def current() -> None:
     """Print the revision of the tables."""
-    click.echo(database.current(database.connect(Settings.from_env().database_url)) or "none")
+    click.echo(database.revision_at(environment.examined().database_url) or "none")
 
 
 def _migrate(direction: Callable[[Engine, str], None], revision: str) -> None:
-    engine = database.connect(Settings.from_env().database_url)
-    direction(engine, revision)
-    click.echo(f"The database is at {database.current(engine) or 'no revision'}.", err=True)
+    engine = database.connect(environment.settings().database_url)
+    try:
+        before = database.current(engine)
+        direction(engine, revision)
+        after = database.current(engine)
+    finally:
+        engine.dispose()
+    if before is None and after:
+        say(f"Made a new database: {database.place(engine)}")
+    say(f"The database is at {after or 'no revision'}.")

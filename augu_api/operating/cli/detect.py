@@ -5,10 +5,10 @@ from pathlib import Path
 import click
 from PIL import Image
 
-from augu_api.config import Settings
 from augu_api.detection import Detector, select
 from augu_api.detection.drawing import annotate
 from augu_api.detection.engines import load
+from augu_api.operating.cli import environment
 from augu_api.operating.cli.output import json_option, print_rows
 from augu_api.operating.cli.paths import EXISTING_FILE
 from augu_api.photos import configure, decode_upright
@@ -36,7 +36,7 @@ def _picture(_: click.Context, __: click.Parameter, path: Path | None) -> Path |
 def detect(loaded: Detector | None, photo: Path, picture: Path | None, min_score: float, *, as_json: bool) -> None:
     """Detect the objects in a PHOTO of any common format, without a server."""
     configure()
-    settings = Settings.from_env()
+    settings = environment.examined()
     pixels = decode_upright(photo.read_bytes(), settings.max_pixels, trusted=True)
     detector = loaded or load(settings)  # a caller that has one can pass it as click's obj
     detections = detector.detect(pixels, all_cores=True)  # no other request is waiting for a core

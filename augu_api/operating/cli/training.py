@@ -9,11 +9,11 @@ from typing import Any
 import click
 from tabulate import tabulate
 
-from augu_api.config import Settings
 from augu_api.detection.catalogue import find
 from augu_api.detection.engines import load, optional
 from augu_api.detection.training.photo_sets import Parts, Report, read, split
 from augu_api.detection.training.recipe import Progress, Recipe
+from augu_api.operating.cli import environment
 from augu_api.operating.cli.output import json_option
 from augu_api.operating.cli.paths import EXISTING, EXISTING_FILE, EXISTING_FOLDER, FOLDER
 from augu_api.operating.cli.progress import progress, track
@@ -69,7 +69,7 @@ def evaluate(name: str, images: Path, annotations: Path, pictures: Path | None, 
     report = Report()
     photos = read(images, annotations, report, progress=progress)
     _say(report)
-    detector = load(replace(Settings.from_env(), model=name))
+    detector = load(replace(environment.examined(), model=name))
     evaluation = optional("training.evaluate").Evaluation(photos)
     evaluation.run(detector.detect, track(evaluation.photos(), f"Evaluating {name}"))
     _print_evaluation(evaluation, detector.facts, as_json=as_json)
@@ -127,7 +127,7 @@ def train(name: str, output: Path, **options: Any) -> None:
     names = "images", "annotations", "validation_images", "validation_annotations", "ignore"
     parts = _parts(*[options.pop(name) for name in names])
     recipe, at = Recipe(**options), Progress()
-    model, fine_tune = find(name, Settings.from_env()), optional("training.fine_tune").fine_tune
+    model, fine_tune = find(name, environment.examined()), optional("training.fine_tune").fine_tune
     with progress("Training", recipe.steps, lambda: _losses(at)) as steps:
 
         def report(now: Progress) -> None:

@@ -9,11 +9,11 @@ import click
 from sqlalchemy.orm import Session
 
 from augu_api.flags import Flag
-from augu_api.operating.cli.connection import connected
-from augu_api.operating.cli.output import json_option, print_rows
+from augu_api.operating.cli.connection import Backend, connected
+from augu_api.operating.cli.output import json_option, print_json, print_rows, say
 from augu_api.store import accounts
 from augu_api.store.models import User
-from augu_api.tokens import issue
+from augu_api.tokens import Token, issue
 
 DEMO = "demo"
 FLAG = click.Choice([flag.name or "" for flag in Flag], case_sensitive=False)
@@ -34,13 +34,13 @@ def users() -> None:
 @click.option(
     "--coefficient", type=float, default=0.8, show_default=True, help="Allows 60 times as many requests a minute."
 )
-def add(name: str, id: int | None, flags: tuple[str, ...], coefficient: float) -> None:
+@json_option
+def add(name: str, id: int | None, flags: tuple[str, ...], coefficient: float, *, as_json: bool) -> None:
     """Add a user and print the token."""
     with connected() as backend, Session(backend.engine) as session, session.begin():
         user = accounts.create(session, name, id=id, flags=_flags(flags), coefficient=coefficient)
-        token = accounts.current_token(user)
-    click.echo(f"Added {name} with the id {token.user_id}. The token:", err=True)
-    click.echo(issue(backend.settings.secret_key, token))
+        say(f"Added {name} with the id {user.id}. The token:")
+        _print_token(backend, user, accounts.current_token(user), as_json=as_json)
 
 
 @users.command("list")
@@ -48,7 +48,8 @@ def add(name: str, id: int | None, flags: tuple[str, ...], coefficient: float) -
 def list_all(*, as_json: bool) -> None:
     """List all users."""
     with connected() as backend, Session(backend.engine) as session:
-        print_rows([_row(user) for user in accounts.all_users(session)], as_json=as_json)
+        found = accounts.all_users(session)
+        print_rows([_fields(user) if as_json else _row(user) for user in found], as_json=as_json)
 
 
 @users.command("show")
@@ -59,61 +60,84 @@ def show(name: str, *, as_json: bool) -> None:
     with connected() as backend, Session(backend.engine) as session:
         user = accounts.find(session, name)
         quota = backend.quotas.left(user)
-        left = {"requests left": f"{quota.remaining} of {quota.limit}", "for": f"{quota.reset} s"}
-        print_rows([_row(user) | left], as_json=as_json)
+        if as_json:
+            numbers = {"limit": quota.limit, "remaining": quota.remaining, "reset": quota.reset}
+            print_json(_fields(user) | {"quota": numbers})
+        else:
+            texts = {"requests left": f"{quota.remaining} of {quota.limit}", "for": f"{quota.reset} s"}
+            print_rows([_row(user) | texts], as_json=False)
+
+
+@users.command("rename")
+@user_argument
+@click.argument("new")
+@json_option
+def rename(name: str, new: str, *, as_json: bool) -> None:
+    """Give a user the name NEW. The token, the quota and the bans stay."""
+    with _changing(name, as_json=as_json) as (session, user):
+        accounts.rename(session, user, new)
 
 
 @users.command("grant")
 @user_argument
 @flags_argument
-def grant(name: str, flags: tuple[str, ...]) -> None:
+@json_option
+def grant(name: str, flags: tuple[str, ...], *, as_json: bool) -> None:
     """Give flags to a user."""
-    with _changing(name) as user:
+    with _changing(name, as_json=as_json) as (_, user):
         user.flags |= _flags(flags)
 
 
 @users.command("revoke")
 @user_argument
 @flags_argument
-def revoke(name: str, flags: tuple[str, ...]) -> None:
+@json_option
+def revoke(name: str, flags: tuple[str, ...], *, as_json: bool) -> None:
     """Take flags from a user."""
-    with _changing(name) as user:
+    with _changing(name, as_json=as_json) as (_, user):
         user.flags &= ~_flags(flags)
 
 
 @users.command("quota")
 @user_argument
 @click.argument("coefficient", type=float)
-def set_quota(name: str, coefficient: float) -> None:
+@json_option
+def set_quota(name: str, coefficient: float, *, as_json: bool) -> None:
     """Allow a user 60 x COEFFICIENT requests a minute."""
-    with _changing(name) as user:
+    with _changing(name, as_json=as_json) as (_, user):
         accounts.set_coefficient(user, coefficient)
 
 
 @users.command("ban")
 @user_argument
 @click.option("--minutes", type=click.IntRange(1, 2**31 - 1), help="For good if not given.")
-def ban(name: str, minutes: int | None) -> None:
+@json_option
+def ban(name: str, minutes: int | None, *, as_json: bool) -> None:
     """Ban a user."""
-    with _changing(name) as user:
+    with _changing(name, as_json=as_json) as (_, user):
         accounts.ban(user, minutes and minutes * 60)
 
 
 @users.command("unban")
 @user_argument
-def unban(name: str) -> None:
+@json_option
+def unban(name: str, *, as_json: bool) -> None:
     """Lift a user's ban."""
-    with _changing(name) as user:
+    with _changing(name, as_json=as_json) as (_, user):
         accounts.unban(user)
 
 
 @users.command("remove")
 @user_argument
-def remove(name: str) -> None:
+@json_option
+def remove(name: str, *, as_json: bool) -> None:
     """Remove a user for good."""
     with connected() as backend, Session(backend.engine) as session, session.begin():
-        session.delete(accounts.find(session, name))
-    click.echo(f"Removed {name}.", err=True)
+        user = accounts.find(session, name)
+        session.delete(user)
+    say(f"Removed {user.name} with the id {user.id}.")
+    if as_json:
+        print_json(_fields(user))
 
 
 @click.group()
@@ -123,11 +147,12 @@ def tokens() -> None:
 
 @tokens.command("regenerate")
 @user_argument
-def regenerate(name: str) -> None:
+@json_option
+def regenerate(name: str, *, as_json: bool) -> None:
     """Print a new token for a user; the previous one stops working."""
     with connected() as backend, Session(backend.engine) as session, session.begin():
-        token = accounts.regenerate(accounts.find(session, name))
-    click.echo(issue(backend.settings.secret_key, token))
+        user = accounts.find(session, name)
+        _print_token(backend, user, accounts.regenerate(user), as_json=as_json)
 
 
 @click.command("demo")
@@ -148,24 +173,45 @@ def demo() -> None:
 
 
 @contextmanager
-def _changing(name: str) -> Iterator[User]:
-    """The user to change; afterwards the changes are saved and the user is shown."""
+def _changing(name: str, *, as_json: bool) -> Iterator[tuple[Session, User]]:
+    """The session and the user to change; afterwards the changes are saved and the user is shown."""
     with connected() as backend, Session(backend.engine) as session, session.begin():
         user = accounts.find(session, name)
-        yield user
-        row = _row(user)
-    print_rows([row], as_json=False)
+        yield session, user
+        session.flush()
+        changed = _fields(user) if as_json else _row(user)
+    if as_json:
+        print_json(changed)
+    else:
+        print_rows([changed], as_json=False)
 
 
-def _row(user: User) -> dict[str, Any]:
+def _print_token(backend: Backend, user: User, token: Token, *, as_json: bool) -> None:
+    """Print the token before it is saved: one that cannot be printed must not replace another."""
+    text = issue(backend.settings.secret_key, token)
+    if as_json:
+        print_json(_fields(user) | {"token": text})
+    else:
+        click.echo(text)
+
+
+def _fields(user: User) -> dict[str, Any]:
+    """A user in JSON, as docs/operating.md describes it. An id is text, because jq and JavaScript would round it."""
     until = user.banned_until
     return {
         "id": str(user.id),
         "name": user.name,
-        "flags": ", ".join(user.flags.names),
+        "flags": user.flags.names,
         "coefficient": user.coefficient,
-        "banned until": None if until is None else datetime.fromtimestamp(until, UTC).isoformat(" ", "seconds"),
+        "banned_until": None if until is None else datetime.fromtimestamp(until, UTC).isoformat(timespec="seconds"),
     }
+
+
+def _row(user: User) -> dict[str, Any]:
+    """A user as a row of a table."""
+    row = _fields(user)
+    until = row.pop("banned_until")
+    return row | {"flags": ", ".join(row["flags"]), "banned until": until and until.replace("T", " ")}
 
 
 def _flags(names: tuple[str, ...]) -> Flag:

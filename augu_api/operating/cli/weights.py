@@ -7,10 +7,10 @@ from typing import Any
 import click
 from PIL import Image
 
-from augu_api.config import Settings
 from augu_api.detection.catalogue import PUBLISHED, Model, catalogue, find
 from augu_api.detection.engines import optional
 from augu_api.detection.pull import pull
+from augu_api.operating.cli import environment
 from augu_api.operating.cli.output import json_option, print_rows
 from augu_api.operating.cli.paths import EXISTING_FILE
 from augu_api.operating.cli.training import check, evaluate, train
@@ -27,7 +27,7 @@ def weights() -> None:
 @json_option
 def list_all(*, as_json: bool) -> None:
     """List the models of the catalogue."""
-    print_rows([_row(model) for model in catalogue(Settings.from_env())], as_json=as_json)
+    print_rows([_row(model) for model in catalogue(environment.examined())], as_json=as_json)
 
 
 def _row(model: Model) -> dict[str, Any]:
@@ -45,7 +45,7 @@ def _row(model: Model) -> dict[str, Any]:
 @click.argument("name", type=click.Choice(list(PUBLISHED)))
 def pull_published(name: str) -> None:
     """Download a model that torchvision has published."""
-    settings = Settings.from_env()
+    settings = environment.settings()
     model = find(name, settings)
     if model.weights.is_file():
         model.verify()
@@ -73,7 +73,7 @@ def _download(model: Model, url: str) -> None:
 @click.argument("photos", nargs=-1, required=True, type=EXISTING_FILE)
 def export(name: str, photos: tuple[Path, ...]) -> None:
     """Export the model NAME to ONNX, and check on PHOTOS that the export finds the same objects."""
-    model = find(name, Settings.from_env())
+    model = find(name, environment.examined())
     with click.progressbar(photos, label=f"Exporting {name}", file=sys.stderr) as bar:
         path = optional("training.export").export(model, (Image.open(photo) for photo in bar))
     model.note_export()
