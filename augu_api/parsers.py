@@ -74,6 +74,11 @@ def secrets(text: str) -> tuple[str, ...]:
     return tuple(secret(one) for one in given)
 
 
+def _check_printable(text: str) -> None:
+    if not text.isprintable():
+        raise ValueError("must be printable text in UTF-8")
+
+
 def _has_port(address: str) -> bool:
     """Whether the port, if any, is a number. urlsplit's own message would show the text, which may be a password."""
     try:
@@ -84,6 +89,7 @@ def _has_port(address: str) -> bool:
 
 def storage(text: str) -> str:
     """The URL of a Redis."""
+    _check_printable(text)
     if text.partition("://")[0] not in STORAGE_SCHEMES or not _has_port(text):
         raise ValueError("must start with redis://, rediss:// or redis+unix://; its port must be a number")
     return text
@@ -99,6 +105,7 @@ def web_url(text: str) -> str:
 
 def database(text: str) -> str:
     """The URL of a database, as SQLAlchemy writes it."""
+    _check_printable(text)
     scheme, _, rest = text.partition("://")
     if scheme in ("postgres", "postgresql"):  # Heroku writes the first; SQLAlchemy wants the driver's name
         scheme = "postgresql+psycopg"
@@ -113,7 +120,9 @@ def database(text: str) -> str:
 
 
 def path(text: str) -> Path:
-    """An absolute path."""
+    """An absolute path. In the URL of an SQLite database, what follows a ? would be an option."""
+    if "?" in text:
+        raise ValueError("must not contain a ?")
     return Path(text).expanduser().resolve()
 
 

@@ -26,6 +26,7 @@ LEFT_OUT = {
     "test_nano.py",
     "test_nginx.py",
     "test_openapi.py",
+    "test_operators.py",
     "test_page.py",
     "test_photo_sets.py",
     "test_readme.py",

@@ -2,11 +2,14 @@
 
 import hashlib
 import json
+import re
+import shutil
 import sqlite3
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -17,12 +20,13 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from augu_api import tokens
-from augu_api.config import Settings
+from augu_api.config import ROOT, Settings
 from augu_api.detection import Detection, ModelUnavailable
 from augu_api.detection.catalogue import PUBLISHED, Model, find
 from augu_api.detection.drawing import annotate, colour_of, ink_on
 from augu_api.detection.pull import BLOCK, pull
-from augu_api.operating.cli import main
+from augu_api.flags import DEFAULT_FLAGS
+from augu_api.operating.cli import main, users
 from tests.helpers import BIN, FakeDetector, free_port, picture
 
 Run = Callable[..., Result]
@@ -48,8 +52,7 @@ def done(result: Result) -> str:
 
 
 def shown(run: Run, name: str = "alice") -> dict[str, object]:
-    [row] = json.loads(done(run("users", "show", name, "--json")))
-    return dict(row)
+    return dict(json.loads(done(run("users", "show", name, "--json"))))
 
 
 def claims(run: Run, text: str, tmp_path: Path) -> tokens.Token:
@@ -64,18 +67,20 @@ def claims(run: Run, text: str, tmp_path: Path) -> tokens.Token:
 def test_add(run: Run, tmp_path: Path) -> None:
     """`users add` prints only the token on standard output, so that it can be piped."""
     command = ("users", "add", "alice", "--grant", "images_objects", "--grant", "EXPERIMENTAL", "--coefficient", "2")
+    done(run("users", "list"))
     result = run(*command, "--id", "42")
     assert claims(run, done(result), tmp_path).user_id == 42
-    assert result.stderr == "Added alice with the id 42. The token:\n"
+    assert result.stderr == "Added alice with the id 42.\n"
     assert shown(run) == {
         "id": "42",
         "name": "alice",
-        "flags": "TEXT, IMAGES, IMAGES_OBJECTS, INFORMATION, EXPERIMENTAL",
+        "flags": ["TEXT", "IMAGES", "IMAGES_OBJECTS", "INFORMATION", "EXPERIMENTAL"],
         "coefficient": 2.0,
-        "banned until": None,
-        "requests left": "120 of 120",
-        "for": "0 s",
+        "banned_until": None,
+        "quota": {"limit": 120, "remaining": 120, "reset": 0},
     }
+    heading = ["id", "name", "flags", "coefficient", "banned", "until", "requests", "left", "for"]
+    assert done(run("users", "show", "42")).splitlines()[0].split() == heading
 
 
 def test_list(run: Run, alice: str) -> None:
@@ -89,10 +94,11 @@ def test_list(run: Run, alice: str) -> None:
 
 
 CHANGES: dict[str, tuple[list[str], str, object]] = {
-    "grant": (["grant", "alice", "EXPERIMENTAL", "text"], "flags", "TEXT, IMAGES, INFORMATION, EXPERIMENTAL"),
-    "revoke": (["revoke", "alice", "TEXT", "EXPERIMENTAL"], "flags", "IMAGES, INFORMATION"),
-    "quota": (["quota", "alice", "0.5"], "requests left", "30 of 30"),
-    "ban": (["ban", "42"], "flags", "TEXT, IMAGES, BANNED, INFORMATION"),
+    "grant": (["grant", "alice", "EXPERIMENTAL", "text"], "flags", ["TEXT", "IMAGES", "INFORMATION", "EXPERIMENTAL"]),
+    "revoke": (["revoke", "alice", "TEXT", "EXPERIMENTAL"], "flags", ["IMAGES", "INFORMATION"]),
+    "quota": (["quota", "alice", "0.5"], "quota", {"limit": 30, "remaining": 30, "reset": 0}),
+    "ban": (["ban", "42"], "flags", ["TEXT", "IMAGES", "BANNED", "INFORMATION"]),
+    "rename": (["rename", "42", "alice"], "name", "alice"),
 }
 
 
@@ -107,9 +113,9 @@ def test_ban_for_minutes(run: Run, alice: str) -> None:
     """A ban can end by itself or be lifted, and even the longest one can be shown."""
     for minutes in ("30", str(2**31 - 1)):
         done(run("users", "ban", "alice", "--minutes", minutes))
-        assert str(shown(run)["banned until"]).endswith("+00:00")
+        assert str(shown(run)["banned_until"]).endswith("+00:00")
     done(run("users", "unban", "alice"))
-    assert shown(run)["banned until"] is None
+    assert shown(run)["banned_until"] is None
 
 
 def test_remove(run: Run, alice: str) -> None:
@@ -134,7 +140,7 @@ def test_demo(run: Run) -> None:
     token = next(line.split()[-1] for line in first.splitlines() if line.startswith("Demo token:"))
     assert f"-H 'Authorization: Bearer {token}'" in first
     assert "http://127.0.0.1:1234/images/classify/objects" in first
-    assert shown(run, "demo")["flags"] == "TEXT, IMAGES, IMAGES_OBJECTS, INFORMATION, EXPERIMENTAL"
+    assert shown(run, "demo")["flags"] == ["TEXT", "IMAGES", "IMAGES_OBJECTS", "INFORMATION", "EXPERIMENTAL"]
 
 
 def test_db(run: Run) -> None:
@@ -143,6 +149,74 @@ def test_db(run: Run) -> None:
     for command, at in ((["upgrade"], "0001"), (["downgrade", "base"], "none"), (["upgrade", "0001"], "0001")):
         done(run("db", *command))
         assert done(run("db", "current")) == f"{at}\n"
+
+
+USER = {
+    "id": "42",
+    "name": "alice",
+    "flags": ["TEXT", "IMAGES", "INFORMATION"],
+    "coefficient": 0.8,
+    "banned_until": None,
+}
+IN_JSON: dict[str, tuple[list[str], dict[str, object]]] = {
+    "show": (["users", "show", "42"], {"quota": {"limit": 48, "remaining": 48, "reset": 0}}),
+    "rename": (["users", "rename", "alice", "carol"], {"name": "carol"}),
+    "grant": (["users", "grant", "alice", "EXPERIMENTAL"], {"flags": [*DEFAULT_FLAGS.names, "EXPERIMENTAL"]}),
+    "revoke": (["users", "revoke", "alice", "TEXT"], {"flags": ["IMAGES", "INFORMATION"]}),
+    "quota": (["users", "quota", "alice", "2"], {"coefficient": 2.0}),
+    "ban": (["users", "ban", "alice"], {"flags": ["TEXT", "IMAGES", "BANNED", "INFORMATION"]}),
+    "unban": (["users", "unban", "alice"], {}),
+    "remove": (["users", "remove", "alice"], {}),
+}
+
+
+@pytest.mark.parametrize(("command", "changed"), IN_JSON.values(), ids=IN_JSON)
+def test_json(run: Run, alice: str, command: list[str], changed: dict[str, object]) -> None:
+    """With --json, each command for a user prints one object: the user after the change."""
+    assert json.loads(done(run(*command, "--json"))) == USER | changed
+
+
+def test_documented_json() -> None:
+    """docs/operating.md shows the object that --json prints."""
+    [shown] = re.findall(r"```json\n(.*?)```", (ROOT / "docs" / "operating.md").read_text(), re.DOTALL)
+    assert json.loads(shown) == USER
+
+
+def test_json_of_tokens(run: Run, tmp_path: Path) -> None:
+    """With --json, a new token is a field of its user; `users list` prints an array of users."""
+    added = json.loads(done(run("users", "add", "alice", "--id", "42", "--json")))
+    renewed = json.loads(done(run("tokens", "regenerate", "alice", "--json")))
+    assert [claims(run, made["token"] + "\n", tmp_path).user_id for made in (added, renewed)] == [42, 42]
+    assert added.pop("token") != renewed.pop("token")
+    assert added == renewed == USER
+    assert json.loads(done(run("users", "list", "--json"))) == [USER]
+    until = json.loads(done(run("users", "ban", "alice", "--minutes", "5", "--json")))["banned_until"]
+    assert datetime.now(UTC) < datetime.fromisoformat(until) < datetime.now(UTC) + timedelta(minutes=5.1)
+
+
+def test_every_command_has_json() -> None:
+    """Each command for users has --json, so that no script has to read a table."""
+    for group in (users.users, users.tokens):
+        for name, command in group.commands.items():
+            assert "--json" in {option for one in command.params for option in one.opts}, name
+
+
+def test_what_is_made_is_said(run: Run, tmp_path: Path) -> None:
+    """The first command says which secret and which database it has made; the next ones make none."""
+    folder = tmp_path / "data"
+    made = f"Made a new secret: {folder / 'secret_key'}\nMade a new database: {folder / 'augu.db'}\n"
+    for command in (["users", "list"], ["demo"], ["db", "upgrade"], ["users", "add", "bob"], ["users", "show", "x"]):
+        assert run(*command).stderr.startswith(made), command
+        assert "Made" not in run(*command).stderr
+        shutil.rmtree(folder)
+    assert run("users", "list", AUGU_SECRET_KEY="s" * 32).stderr == made.splitlines(keepends=True)[1]
+
+
+@pytest.mark.parametrize("command", [["db", "current"], ["weights", "list"], ["usage", "/dev/null"], ["doctor"]])
+def test_nothing_is_made(run: Run, command: list[str], tmp_path: Path) -> None:
+    """A command that only looks makes neither a secret nor a database."""
+    assert run(*command).exit_code in (0, 1)
+    assert not (tmp_path / "data").exists()
 
 
 # --- failures
@@ -164,6 +238,10 @@ FAILURES = {
     "unknown user's token": (["tokens", "regenerate", "bob"], {}, "There is no user bob."),
     "name taken": (["users", "add", "alice"], {}, "There is a user alice"),
     "bad name": (["users", "add", "12"], {}, "A name has 1 to 64"),
+    "a name like an option": (["users", "add", "--", "--help"], {}, "does not start with -"),
+    "a name like another": (["users", "add", "Alice"], {}, "There is a user alice already, and Alice looks like"),
+    "a name of two lines": (["users", "show", "a\nb"], {}, "There is no user a b."),
+    "a name of bytes": (["users", "show", "a\udcffb"], {}, "There is no user a?b."),
     "bad id": (["users", "add", "bob", "--id", "9" * 20], {}, "An id is a whole number"),
     "bad coefficient": (["users", "quota", "alice", "nan"], {}, "A coefficient is a number"),
     "bad setting": (["users", "list"], {"AUGU_QUEUE": "many"}, "AUGU_QUEUE: "),

@@ -42,6 +42,7 @@ ELSEWHERE = {
     "augu-api weights check": "needs photos with boxes; test_photo_sets checks many sets",
     "augu-api weights pull": "downloads 78 MB; test_cli pulls from a server of its own",
     "augu-api weights export": "needs what was pulled; test_engines exports",
+    "augu-api usage augu.log augu.log.1": "needs logs that were rotated; test_usage reads compressed ones",
     "journalctl ": "needs systemd's journal; test_usage pipes a log in",
     "sudo ": BY_ROOT,
     "printf 'AUGU_ENV=production": BY_ROOT,
@@ -57,7 +58,7 @@ ELSEWHERE = {
 }
 COMMANDS = {document: list(commands(document.read_text())) for document in DOCUMENTS}
 ALL = [command for of_document in COMMANDS.values() for command in of_document]
-LANGUAGES = {"sh", "console", "python", "js", "nginx", "ini", "text"}
+LANGUAGES = {"sh", "json", "console", "python", "js", "nginx", "ini", "text"}
 
 
 def program(command: Command) -> str:

@@ -213,7 +213,7 @@ UNREADABLE: dict[str, tuple[Callable[[Path], Environ], tuple[str, ...], str]] = 
     "the secret": (unreadable("secret_key"), STORED, "^AUGU_DATA_DIR: .*Permission denied.*secret_key"),
     "the database": (unreadable("augu.db"), STORED, "^The database cannot be used: unable to open"),
     "the weights' folder": (
-        unreadable("weights", AUGU_MODEL="mobilenet"), MODEL, r"Permission denied: .*/weights/.*\.json.( Run it as .*)?$"
+        unreadable("weights", AUGU_MODEL="mobilenet"), MODEL, r"Permission denied: .*/weights/.*\.json."
     ),
     "the export": (an_unreadable_export, MODEL, r"model\.onnx cannot be read: Permission denied\.$"),
 }  # fmt: skip

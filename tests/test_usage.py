@@ -1,7 +1,9 @@
 """`augu-api usage`: what it counts in a request log, and that forged lines cannot mislead it."""
 
+import gzip
 import io
 import json
+import resource
 import subprocess
 import sys
 import tracemalloc
@@ -100,6 +102,57 @@ def test_files(tmp_path: Path, run: Run) -> None:
     [row] = json.loads(done(run(line(), *map(str, paths), "-", "--json")))
     assert row["requests"] == 3
     assert run(b"", str(tmp_path / "nowhere.log")).exit_code == 2
+
+
+def test_compressed_files(tmp_path: Path, run: Run) -> None:
+    """Logs that gzip has compressed are read, whatever their names, also from standard input."""
+    plain, compressed = tmp_path / "augu.log", tmp_path / "augu.log.1"
+    plain.write_bytes(line())
+    compressed.write_bytes(gzip.compress(line()) + gzip.compress(line()))
+    [row] = json.loads(done(run(gzip.compress(line()), str(plain), str(compressed), "-", "--json")))
+    assert row["requests"] == 4
+
+
+def test_many_files(tmp_path: Path, run: Run) -> None:
+    """Only one of the files is open at a time."""
+    paths = [tmp_path / f"{number}.log" for number in range(300)]
+    for path in paths:
+        path.write_bytes(line())
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (200, hard))
+    try:
+        [row] = json.loads(done(run(b"", *map(str, paths), "--json")))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert row["requests"] == 300
+
+
+@pytest.mark.parametrize(
+    "spoil", [lambda log: log[:-20], lambda log: log + b"rest", lambda log: log[:200] + b"\xff" * 99]
+)
+def test_a_damaged_file(tmp_path: Path, run: Run, spoil: Callable[[bytes], bytes]) -> None:
+    """What can be read of a damaged file is counted, the other files are read, and one line names it."""
+    damaged, whole = tmp_path / "1.gz", tmp_path / "2.log"
+    damaged.write_bytes(spoil(gzip.compress(b"".join(line(id=str(n) * 9) for n in range(5000)))))
+    whole.write_bytes(line())
+    result = run(b"", str(damaged), str(whole), "--json")
+    [row] = json.loads(done(result))
+    assert 1 <= row["requests"] <= 5001
+    assert f"{damaged} is damaged, and read up to there: " in result.stderr
+
+
+def test_a_bomb(tmp_path: Path) -> None:
+    """A small file that decompresses to much more takes no more memory than a log."""
+    path = tmp_path / "bomb.gz"
+    path.write_bytes(gzip.compress(b"x" * 100_000_000, 1) + gzip.compress(line()))
+    used = Usage()
+    tracemalloc.start()
+    with path.open("rb") as file:
+        used.add(usage.lines(usage.plain(file)))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert used.read == 1
+    assert peak < 2_000_000
 
 
 @pytest.mark.parametrize(

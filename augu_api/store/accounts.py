@@ -63,10 +63,8 @@ def _check_name(session: Session, name: str, besides: int = 0) -> None:
     Only new names are checked, so users with names that were allowed in the past keep them.
     """
     if not NAME.fullmatch(name):
-        raise AccountError(
-            "A name has 1 to 64 letters from a to z or A to Z, digits or . _ @ + - "
-            "It does not start with - and is not a number."
-        )
+        message = "A name has 1 to 64 letters from a to z or A to Z, digits or . _ @ + -, does not start with -"
+        raise AccountError(f"{message}, and is not a number.")
     for taken in session.scalars(select(User.name).where(User.id != besides)):
         if taken == name:
             raise AccountError(f"There is a user {name} already.")

@@ -15,15 +15,21 @@ def db() -> None:
     """Upgrade or downgrade the database's tables."""
 
 
+def _revision(_: click.Context, __: click.Parameter, text: str) -> str:
+    if not text:
+        raise click.BadParameter("it is empty.")
+    return text
+
+
 @db.command("upgrade")
-@click.argument("revision", default="head")
+@click.argument("revision", default="head", callback=_revision)
 def upgrade(revision: str) -> None:
     """Upgrade the tables to REVISION, the newest by default; every start does this too."""
     _migrate(migrate.upgrade, revision)
 
 
 @db.command("downgrade")
-@click.argument("revision")
+@click.argument("revision", callback=_revision)
 def downgrade(revision: str) -> None:
     """Downgrade the tables to REVISION (`base`: no tables), before you start an older release."""
     _migrate(migrate.downgrade, revision)

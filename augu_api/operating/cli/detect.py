@@ -12,13 +12,24 @@ from augu_api.operating.cli import environment
 from augu_api.operating.cli.output import json_option, print_rows
 from augu_api.operating.cli.paths import EXISTING_FILE
 from augu_api.photos import configure, decode_upright
+from augu_api.photos.checks import check_length
 from augu_api.web.schemas import Item
+
+BYTES_PER_PIXEL = 8  # of a photo without compression, with four channels of 16 bits
 
 
 def _picture(_: click.Context, __: click.Parameter, path: Path | None) -> Path | None:
-    if path and path.suffix.lower() not in Image.registered_extensions():
+    if path and Image.registered_extensions().get(path.suffix.lower()) not in Image.SAVE:
         raise click.BadParameter(f"{path} has no image file extension such as .png.")
     return path
+
+
+def _read(photo: Path, max_bytes: int) -> bytes:
+    """The file's bytes. Raises ImageRejected if they are more than any photo needs, as those of /dev/zero are."""
+    with photo.open("rb") as file:
+        data = file.read(max_bytes + 1)
+    check_length(data, max_bytes)
+    return data
 
 
 @click.command("detect")
@@ -37,7 +48,7 @@ def detect(loaded: Detector | None, photo: Path, picture: Path | None, min_score
     """Detect the objects in a PHOTO of any common format, without a server."""
     configure()
     settings = environment.examined()
-    pixels = decode_upright(photo.read_bytes(), settings.max_pixels, trusted=True)
+    pixels = decode_upright(_read(photo, BYTES_PER_PIXEL * settings.max_pixels), settings.max_pixels, trusted=True)
     detector = loaded or load(settings)  # a caller that has one can pass it as click's obj
     detections = detector.detect(pixels, all_cores=True)  # no other request is waiting for a core
     found = select(detections, min_score=min_score, limit=100, names=None)

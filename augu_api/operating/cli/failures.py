@@ -52,9 +52,7 @@ def _advice(error: Exception) -> str:
     if not _is_denied(error):
         return ""
     service = environment.deployed()
-    return (
-        f" Run it as the service's user: {service.advice}" if service else " Run it as the user who runs the service."
-    )
+    return f" - run it as the service's user{f': {service.advice}' if service else ', with its environment'}"
 
 
 def _is_denied(error: BaseException | None) -> bool:

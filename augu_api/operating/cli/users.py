@@ -39,8 +39,9 @@ def add(name: str, id: int | None, flags: tuple[str, ...], coefficient: float, *
     """Add a user and print the token."""
     with connected() as backend, Session(backend.engine) as session, session.begin():
         user = accounts.create(session, name, id=id, flags=_flags(flags), coefficient=coefficient)
-        say(f"Added {name} with the id {user.id}. The token:")
         _print_token(backend, user, accounts.current_token(user), as_json=as_json)
+        added = f"Added {name} with the id {user.id}."
+    say(added)
 
 
 @users.command("list")
