@@ -9,7 +9,7 @@ COMPILE = $(BIN)/uv pip compile --universal --python-version 3.11 --no-annotate 
 
 run: install $(if $(filter torchvision,$(ENGINE)),.venv/torch)  ## serve on http://127.0.0.1:8000, or $PORT
 	$(BIN)/augu-api demo
-	AUGU_ENGINE=$(ENGINE) $(BIN)/gunicorn wsgi:app --bind 127.0.0.1:$${PORT:-8000}
+	AUGU_ENGINE=$(ENGINE) $(BIN)/augu-api serve
 
 install: .venv/run
 
@@ -54,7 +54,7 @@ lock: .venv/test  ## update the pinned requirements from setup.cfg
 	echo '-e .' >> requirements.txt
 
 .venv/run: requirements.txt setup.cfg
-	$(PYTHON) -c 'import sys; (3, 11) <= sys.version_info < (3, 14) or sys.exit("The server needs Python 3.11 to 3.13.")'
+	$(PYTHON) -c 'import sys; (3, 11) <= sys.version_info < (3, 15) or sys.exit("The server needs Python 3.11 to 3.14.")'
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --no-deps -r requirements.txt
 	touch $@

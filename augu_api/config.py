@@ -1,4 +1,4 @@
-"""The settings, read once from the environment; nothing else reads os.environ."""
+"""The settings, read once from the environment; nothing else touches os.environ."""
 
 import os
 import secrets
@@ -11,10 +11,14 @@ from augu_api import parsers
 from augu_api.folders import close_to_others, kept
 from augu_api.memory import MAX_PIXELS, fitting, limit
 
-ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = Path(__file__).resolve().parent
+ROOT = PACKAGE.parent
+CHECKOUT = not (PACKAGE / "weights").is_dir()  # where this is installed, the build has put them into the package
+EXAMPLE = PACKAGE / "web" / "docs" / "assets" / "example.png"
+"""A photo that has objects, the same as `examples/street.png`."""
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-ENGINES = {"onnx": "requirements.txt", "torchvision": "requirements-torch.txt"}
-"""The engines in the order in which `auto` tries them, each with the file that pins its requirements."""
+ENGINES = {"onnx": "server", "torchvision": "torch"}
+"""The engines in the order in which `auto` tries them, each with the extra that installs what it needs."""
 
 
 class SettingsError(Exception):
@@ -51,7 +55,11 @@ class Settings:
         "`AUGU_SECRET_KEY` alone",
     )
     data_dir: Path = _setting(
-        "AUGU_DATA_DIR", ROOT / "data", parsers.path, "Holds the database, the secret and pulled weights.", "`data`"
+        "AUGU_DATA_DIR",
+        ROOT / "data",
+        parsers.path,
+        "Holds the database, the secret and pulled weights.",
+        "`data` in a checkout, `~/.local/share/augu-api` (or in `$XDG_DATA_HOME`) if it is installed",
     )
     database_url: str = _setting(
         "DATABASE_URL",
@@ -163,7 +171,10 @@ class Settings:
         "one per core, fewer if there is too little memory",
     )
     port: int = _setting(
-        "PORT", 8000, parsers.at_most(65535), "The port. If it is set, gunicorn listens on every address."
+        "PORT",
+        8000,
+        parsers.at_most(65535),
+        "The port. If it is set, `gunicorn` listens on every address; `augu-api serve` does so with `--host 0.0.0.0`.",
     )
 
     @classmethod
@@ -181,9 +192,10 @@ class Settings:
         If no secret is set, `secret_keys` is empty. `memory` is how many bytes there are, 0 to find out.
         """
         values, wrong = {}, {}
+        environ = {"AUGU_DATA_DIR": _data_dir(environ)} | {name: value for name, value in environ.items() if value}
         for f in fields(cls):
             try:
-                if environ.get(f.metadata["variable"]):
+                if f.metadata["variable"] in environ:
                     values[f.name] = _parse(f, environ)
             except SettingsError as error:
                 wrong[f.metadata["variable"]] = error
@@ -225,10 +237,27 @@ class Settings:
         return max(1, CORES // self.workers)
 
 
+def override(**values: object) -> None:
+    """Change settings for this process and those that it starts: `override(port=80)`. None takes a variable away."""
+    for f in fields(Settings):
+        if f.name in values:
+            os.environ.pop(f.metadata["variable"], None)
+            if values[f.name] is not None:
+                os.environ[f.metadata["variable"]] = str(values[f.name])
+
+
 def given(environ: Mapping[str, str] = os.environ) -> list[str]:
     """The variables of this service that are set, including unknown names that start with AUGU_."""
     known = {f.metadata["variable"] for f in fields(Settings)}
     return sorted(name for name, value in environ.items() if value and (name in known or name.startswith("AUGU_")))
+
+
+def _data_dir(environ: Mapping[str, str]) -> str:
+    """The data folder if no variable names one."""
+    share = environ.get("XDG_DATA_HOME", "")
+    return str(
+        ROOT / "data" if CHECKOUT else Path(share if Path(share).is_absolute() else "~/.local/share", "augu-api")
+    )
 
 
 def _parse(f: "Field[Any]", environ: Mapping[str, str]) -> Any:

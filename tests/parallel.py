@@ -16,6 +16,7 @@ TOGETHER = {
     "test_examples.py",
     "test_hosts.py",
     "test_nginx.py",
+    "test_package.py",
     "test_page.py",
     "test_strangers.py",
     "test_training.py",

@@ -27,6 +27,7 @@ LEFT_OUT = {
     "test_nginx.py",
     "test_openapi.py",
     "test_operators.py",
+    "test_package.py",
     "test_page.py",
     "test_photo_sets.py",
     "test_readme.py",

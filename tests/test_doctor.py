@@ -107,7 +107,7 @@ def test_a_used_installation(examine: Examine, used: Path) -> None:
     heading, _, *lines = result.stdout.splitlines()
     assert heading.split() == ["check", "state", "found"]
     assert {line.split()[1] for line in lines} == {"ok"}
-    assert "onnx serves bundled and finds in street.png: stop sign, traffic light" in result.stdout
+    assert "onnx serves bundled and finds in example.png: stop sign, traffic light" in result.stdout
     assert {path.name: path.read_bytes() for path in used.iterdir()} == before
 
 

@@ -192,7 +192,7 @@ def test_an_incompatible_torchvision_is_explained(tmp_path: Path) -> None:
     command = [BIN / "augu-api", "detect", ROOT / "examples" / "street.png"]
     done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    assert "requirements-torch.txt" in done.stderr
+    assert "pip install 'augu-api[torch]'" in done.stderr
     assert "Traceback" not in done.stderr
 
 

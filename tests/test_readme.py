@@ -32,6 +32,8 @@ RESTORE = "needs a stopped service; test_backup runs it"
 TRAINING = "trains for hours; test_training and test_evaluation do it with few photos"
 ELSEWHERE = {
     "make run": BY_MAKE,
+    "pip install '.[server]'": "test_package installs it",
+    "augu-api serve ": "serves until it is stopped; test_package starts it",
     "make test": BY_MAKE,
     "cd /opt/augu-api && make install": BY_MAKE,
     "AUGU_MODEL=models/coins make run": BY_MAKE,

@@ -13,11 +13,11 @@ from typing import Any
 
 from marshmallow import Schema, ValidationError
 
-from augu_api.config import ROOT, Settings
+from augu_api.config import CHECKOUT, PACKAGE, ROOT, Settings
 from augu_api.detection import ModelUnavailable
 from augu_api.detection.facts import ExportFacts, Facts, first_error, unique
 
-BUNDLED = ROOT / "weights"
+BUNDLED = (ROOT if CHECKOUT else PACKAGE) / "weights"
 PUBLISHED: dict[str, dict[str, Any]] = {
     "mobilenet_320": {
         "architecture": "fasterrcnn_mobilenet_v3_large_320_fpn",

@@ -14,9 +14,9 @@ from augu_api.detection import Detection, Detector, ModelUnavailable
 from augu_api.detection.catalogue import Model, find
 
 NEEDS = ENGINES | {
-    "training.fine_tune": "requirements-train.txt",
-    "training.evaluate": "requirements-train.txt",
-    "training.plots": "requirements-train.txt",
+    "training.fine_tune": "torch,train",
+    "training.evaluate": "torch,train",
+    "training.plots": "torch,train",
 }
 SAME_OBJECT_IOU = 0.8  # two boxes that overlap by more than this are of one object
 logger = logging.getLogger(__name__)
@@ -146,7 +146,5 @@ def optional(name: str) -> ModuleType:
     try:
         return import_module(f"augu_api.detection.{name}")
     except (ImportError, RuntimeError) as error:  # RuntimeError: torch and torchvision do not fit each other
-        requirements = NEEDS.get(name, "requirements-torch.txt")
-        raise ModelUnavailable(
-            f"{name} cannot be used ({error}). These versions fit each other: pip install -r {requirements}"
-        ) from error
+        extras = NEEDS.get(name, "torch")
+        raise ModelUnavailable(f"{name} cannot be used ({error}): pip install 'augu-api[{extras}]'") from error

@@ -13,7 +13,7 @@ def main() -> None:
         _print_anything()
         cli.main()
     except ImportError as error:
-        sys.exit(f"Error: {error}. The server needs Python 3.11 to 3.13, and: pip install 'augu-api[server]'")
+        sys.exit(f"Error: {error}. The server needs Python 3.11 to 3.14, and: pip install 'augu-api[server]'")
     except KeyboardInterrupt:
         sys.exit("Aborted!")
     finally:

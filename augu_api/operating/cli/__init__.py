@@ -12,6 +12,7 @@ MODULES = {
     "detect": "detect",
     "doctor": "doctor",
     "restore": "restore",
+    "serve": "serve",
     "tokens": "users",
     "usage": "usage",
     "users": "users",

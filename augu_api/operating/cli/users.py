@@ -1,5 +1,6 @@
 """Users and their tokens: `augu-api users`, `augu-api tokens` and `augu-api demo`."""
 
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -8,6 +9,7 @@ from typing import Any
 import click
 from sqlalchemy.orm import Session
 
+from augu_api.config import CHECKOUT, EXAMPLE
 from augu_api.flags import Flag
 from augu_api.operating.cli.connection import Backend, connected
 from augu_api.operating.cli.output import json_option, print_json, print_rows, say
@@ -166,10 +168,11 @@ def demo() -> None:
             user = accounts.create(session, DEMO, flags=Flag.IMAGES_OBJECTS | Flag.EXPERIMENTAL)
         token = issue(backend.settings.secret_key, accounts.current_token(user))
     url = f"http://127.0.0.1:{backend.settings.port}"
+    photo = shlex.quote(f"@{'examples/street.png' if CHECKOUT else EXAMPLE}")
     click.echo(
         f"Address:     {url}\nDemo token:  {token}\n\n"
         f"curl -H 'Authorization: Bearer {token}' -H 'Content-Type: image/png' \\\n"
-        f"     --data-binary @examples/street.png {url}/images/classify/objects\n"
+        f"     --data-binary {photo} {url}/images/classify/objects\n"
     )
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from augu_api import detection
-from augu_api.config import CORES, ROOT, Settings
+from augu_api.config import CORES, EXAMPLE, Settings
 from augu_api.detection import Detector, ModelUnavailable
 from augu_api.detection.catalogue import PUBLISHED, Model, find
 from augu_api.detection.engines import load, optional
@@ -18,7 +18,6 @@ from augu_api.memory import CGROUPS, OWN, WORKER, fitting, folders, limit, neede
 from augu_api.operating.doctor.findings import Finding, ok, problem, warning
 
 MB = 10**6
-PHOTO = ROOT / "examples" / "street.png"
 
 
 def model(settings: Settings) -> Iterator[Finding]:
@@ -56,15 +55,13 @@ def _export(chosen: Model, settings: Settings) -> Finding:
 def try_detector(detector: Detector) -> Finding:
     """The engine and the model, and the objects that they find in the example photo."""
     serves = f"{detector.facts['engine']} serves {detector.facts['model']}"
-    if not PHOTO.is_file():
-        return ok("engine", f"{serves}, not tried because {PHOTO} is missing")
-    pixels = np.asarray(Image.open(PHOTO).convert("RGB"))
+    pixels = np.asarray(Image.open(EXAMPLE).convert("RGB"))
     found = detection.select(detector.detect(pixels), min_score=60, limit=100, names=None)
     if found:
-        return ok("engine", f"{serves} and finds in {PHOTO.name}: {', '.join(one.name for one in found)}")
+        return ok("engine", f"{serves} and finds in {EXAMPLE.name}: {', '.join(one.name for one in found)}")
     if detector.facts["model"] in ("bundled", *PUBLISHED):
-        return problem("engine", f"{serves} and finds nothing in {PHOTO}", "restore the weights and the export")
-    return ok("engine", f"{serves} and finds nothing in {PHOTO.name}, which may be right for this model")
+        return problem("engine", f"{serves} and finds nothing in {EXAMPLE}", "restore the weights and the export")
+    return ok("engine", f"{serves} and finds nothing in {EXAMPLE.name}, which may be right for this model")
 
 
 def workers(settings: Settings, own: Path = OWN, root: Path = CGROUPS) -> Iterator[Finding]:
