@@ -2,12 +2,12 @@
 
 import os
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import Field, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Self
 
-from augu_api import parsers
+from augu_api import parsers, secret_files
 from augu_api.folders import close_to_others, kept
 from augu_api.memory import MAX_PIXELS, fitting, limit
 
@@ -191,8 +191,10 @@ class Settings:
 
         If no secret is set, `secret_keys` is empty. `memory` is how many bytes there are, 0 to find out.
         """
-        values, wrong = {}, {}
-        environ = {"AUGU_DATA_DIR": _data_dir(environ)} | {name: value for name, value in environ.items() if value}
+        values, bad = {}, dict[str, str]()
+        environ = {name: value for name, value in environ.items() if value} | dict(secret_files.read(environ, bad))
+        environ.setdefault("AUGU_DATA_DIR", _data_dir(environ))
+        wrong = {variable: SettingsError(message) for variable, message in bad.items()}
         for f in fields(cls):
             try:
                 if f.metadata["variable"] in environ:
@@ -200,7 +202,7 @@ class Settings:
             except SettingsError as error:
                 wrong[f.metadata["variable"]] = error
         settings = cls(**values | _fitting(values, memory or limit()))
-        wrong = _secret_errors(settings.env, environ) | wrong
+        wrong = _secret_errors(settings.env, environ, wrong) | wrong
         keys = settings.secret_keys or ((settings.secret_key,) if settings.secret_key else ())
         url = settings.database_url or f"sqlite:///{settings.data_dir / 'augu.db'}"
         return replace(settings, secret_keys=keys, database_url=url), wrong
@@ -249,7 +251,8 @@ def override(**values: object) -> None:
 def given(environ: Mapping[str, str] = os.environ) -> list[str]:
     """The variables of this service that are set, including unknown names that start with AUGU_."""
     known = {f.metadata["variable"] for f in fields(Settings)}
-    return sorted(name for name, value in environ.items() if value and (name in known or name.startswith("AUGU_")))
+    names = {secret_files.VARIABLES.get(name, name) for name, value in environ.items() if value}
+    return sorted(name for name in names if name in known or name.startswith("AUGU_"))
 
 
 def _data_dir(environ: Mapping[str, str]) -> str:
@@ -273,13 +276,13 @@ def _fitting(values: Mapping[str, Any], memory: int) -> dict[str, int]:
     return {"workers": workers, "max_pixels": max_pixels}
 
 
-def _secret_errors(env: str, environ: Mapping[str, str]) -> dict[str, SettingsError]:
+def _secret_errors(env: str, environ: Mapping[str, str], wrong: Container[str]) -> dict[str, SettingsError]:
     """An error if both variables for the secret are set, or none is set in production."""
     given = [variable for variable in ("AUGU_SECRET_KEY", "AUGU_SECRET_KEYS") if environ.get(variable)]
     if len(given) > 1:
         message = "AUGU_SECRET_KEYS: must not be set beside AUGU_SECRET_KEY: add that one to the list"
         return {"AUGU_SECRET_KEYS": SettingsError(message)}
-    if env == "production" and not given:
+    if env == "production" and not given and "AUGU_SECRET_KEY" not in wrong and "AUGU_SECRET_KEYS" not in wrong:
         message = "AUGU_SECRET_KEY: must be set in production (openssl rand -hex 32 makes one)"
         return {"AUGU_SECRET_KEY": SettingsError(message)}
     return {}

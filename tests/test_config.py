@@ -13,9 +13,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from augu_api import secret_files
 from augu_api.config import CORES, ROOT, Settings, SettingsError
+from augu_api.config import given as named
 from augu_api.parsers import Keyless
 from tests.helpers import AtOnce, missing
+from tests.readme import SETTINGS
 
 SECRET = "0123456789abcdef0123456789abcdef"
 VARIABLES = {f.metadata["variable"]: f.name for f in fields(Settings)}
@@ -329,6 +332,44 @@ def test_secrets_are_not_shown(tmp_path: Path) -> None:
     for shown in (repr(settings), str(settings), f"{[settings]}"):
         assert SECRET not in shown
         assert "p%40ss" not in shown
+
+
+# --- secrets in files
+
+
+@pytest.mark.parametrize("variable", secret_files.SECRET)
+def test_a_secret_in_a_file(tmp_path: Path, variable: str) -> None:
+    """A variable with _FILE names a file with the value, as the variable itself has it, and is known to `doctor`."""
+    text, value = next((text, value) for name, text, value in GOOD if name == variable)
+    (tmp_path / "secret").write_text(f"{text}\n")
+    environ = {f"{variable}_FILE": str(tmp_path / "secret")}
+    assert getattr(read(tmp_path, **environ), VARIABLES[variable]) == value
+    assert variable in named(environ)
+    assert f"`{variable}_FILE`" in SETTINGS.read_text()
+
+
+BAD_FILES = {
+    "missing": (None, r"\[Errno 2\] No such file"),
+    "empty": (b"\n", "is empty"),
+    "too long": (b"s" * 10_001, "more than 10000 bytes"),
+    "bytes": (b"\xff" * 40, "is not text$"),
+}
+
+
+@pytest.mark.parametrize(("content", "said"), BAD_FILES.values(), ids=BAD_FILES)
+def test_a_bad_file(tmp_path: Path, content: bytes | None, said: str) -> None:
+    """A file that cannot be used is refused with the name of its variable, also where a missing secret is an error."""
+    if content:
+        (tmp_path / "secret").write_bytes(content)
+    with pytest.raises(SettingsError, match=f"^AUGU_SECRET_KEY_FILE: .*{said}"):
+        read(tmp_path, AUGU_SECRET_KEY_FILE=str(tmp_path / "secret"), AUGU_ENV="production")
+
+
+def test_a_value_and_a_file(tmp_path: Path) -> None:
+    """One of the two names the secret."""
+    (tmp_path / "secret").write_text(SECRET)
+    with pytest.raises(SettingsError, match=r"^AUGU_SECRET_KEY_FILE: must not be set beside AUGU_SECRET_KEY$"):
+        read(tmp_path, AUGU_SECRET_KEY_FILE=str(tmp_path / "secret"), AUGU_SECRET_KEY=SECRET)
 
 
 @pytest.mark.parametrize(("workers", "threads"), [(1, CORES), (CORES, 1), (10 * CORES, 1)])
