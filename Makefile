@@ -5,7 +5,7 @@ SERVING = --extra server --extra postgresql --extra redis
 COMPILE = $(BIN)/uv pip compile --universal --python-version 3.11 --no-annotate --no-header --quiet --upgrade setup.cfg \
 	$(SERVING)
 
-.PHONY: run install quick test test-min check train settings screenshots fuzz soak bench lock
+.PHONY: run install quick test test-min check test-container train settings screenshots fuzz soak bench lock
 
 run: install $(if $(filter torchvision,$(ENGINE)),.venv/torch)  ## serve on http://127.0.0.1:8000, or $PORT
 	$(BIN)/augu-api demo
@@ -25,6 +25,9 @@ check: .venv/test  ## run the linter, the formatter and the type checker
 test-min: .venv-min/test  ## run the quick tests, and a real server, with the lowest versions that setup.cfg allows
 	.venv-min/bin/pytest --quick $(ARGS)
 	.venv-min/bin/pytest tests/test_served.py tests/test_cluster.py::test_a_killed_worker_is_replaced
+
+test-container: .venv/test  ## build the container and run it; needs root, buildah and debootstrap
+	$(BIN)/pytest tests/container.py $(ARGS)
 
 train: .venv/train  ## fine-tune a model: make train ARGS="bundled --images ..."
 	$(BIN)/augu-api weights train $(or $(ARGS),--help)

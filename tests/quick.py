@@ -12,6 +12,7 @@ LEFT_OUT = {
     "deepstack",
     "test_access.py",
     "test_cluster.py",
+    "test_compose.py",
     "test_concurrency.py",
     "test_costs.py",
     "test_docs.py",

@@ -27,6 +27,7 @@ RUNS = {"augu-api", "createdb", "curl"}
 BY_MAKE = "installs for minutes; CI runs `make check test`, and each start of a test is the gunicorn of `make run`"
 BY_ROOT = "changes this machine; test_systemd and test_cluster start what it installs"
 BY_ACCOUNT = "needs an account; test_procfile runs what the platform does"
+BY_CONTAINER = "needs Docker; `make test-container` builds and starts the image without it"
 EXAMPLE = "test_examples runs it"
 RESTORE = "needs a stopped service; test_backup runs it"
 TRAINING = "trains for hours; test_training and test_evaluation do it with few photos"
@@ -35,6 +36,9 @@ ELSEWHERE = {
     "pip install '.[server]'": "test_package installs it",
     "augu-api serve ": "serves until it is stopped; test_package starts it",
     "make test": BY_MAKE,
+    "docker compose ": BY_CONTAINER,
+    "mkdir -m 700 secrets": BY_CONTAINER,
+    "printf 'AUGU_ENV=production\\nAUGU_SECRET_KEY_FILE": BY_CONTAINER,
     "cd /opt/augu-api && make install": BY_MAKE,
     "AUGU_MODEL=models/coins make run": BY_MAKE,
     "bash examples/objects.sh": EXAMPLE,
