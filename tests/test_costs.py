@@ -14,6 +14,7 @@ import zlib
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from random import Random
 from threading import Thread
@@ -28,6 +29,7 @@ from PIL import Image
 from augu_api.config import Settings
 from augu_api.flags import NO_FLAGS, Flag
 from augu_api.operating.connections import PARSE_SECONDS, Unreader
+from augu_api.photos import decode_upright
 from augu_api.web.admission import Admission, Turn
 from augu_api.web.body import MAX_BODY, MAX_HEAD
 from augu_api.web.service import KEY
@@ -83,12 +85,12 @@ class Bench:
         taken = time.thread_time() - start
         return reply.status_code, taken - self.admission.seconds, self.admission.seconds
 
-    def is_cheap(self, path: str, status: int | None, **request: Any) -> None:
+    def is_cheap(self, path: str, status: int | None, turn: float = TURN_MILLISECONDS * FACTOR, **request: Any) -> None:
         """A request gets this status, if one is given, within the bounds; it has three tries for that."""
         costs = []
         for given, outside, inside in (self.answer(path, **request) for _ in range(3)):
             assert status in (None, given)
-            if outside * 1000 < MILLISECONDS * FACTOR and inside * 1000 < TURN_MILLISECONDS * FACTOR:
+            if outside * 1000 < MILLISECONDS * FACTOR and inside * 1000 < turn:
                 return
             costs.append((round(outside * 1000), round(inside * 1000)))
         pytest.fail(f"milliseconds outside the turn and in it: {costs}")
@@ -231,11 +233,20 @@ def test_a_compressed_body(bench: Bench, coding: str, body: bytes) -> None:
     bench.is_cheap(OBJECTS, 400, method="POST", data=body, content_type=PARTS, headers=headers)
 
 
+@cache
+def allowed() -> float:
+    """The milliseconds that this machine takes for the costliest photo that is read, a JPEG of many passes."""
+    start = time.thread_time()
+    decode_upright(next(photos())[1], 25_000_000)
+    return (time.thread_time() - start) * 1000
+
+
 @pytest.mark.parametrize(("file", "status"), [pytest.param(file, status, id=name) for name, file, status in photos()])
 def test_a_costly_photo(bench: Bench, file: bytes, status: int) -> None:
     """No photo of DeepStack's protocol costs more than one with as many pixels as are allowed."""
     body = b'--b\r\nContent-Disposition: form-data; name="image"; filename="a"\r\n\r\n%b\r\n--b--\r\n' % file
-    bench.is_cheap(DETECTION, status, method="POST", data=body, content_type=PARTS, headers=bench.users["good"])
+    headers = bench.users["good"]
+    bench.is_cheap(DETECTION, status, 2 * allowed(), method="POST", data=body, content_type=PARTS, headers=headers)
 
 
 # --- chunks

@@ -232,19 +232,22 @@ def locked(data: Path) -> Iterator[Path]:
     connection.close()
 
 
-def test_ctrl_c(locked: Path) -> None:
-    """Ctrl-C ends a command that waits for the database."""
-    env = os.environ | {"AUGU_DATA_DIR": str(locked)}
-    with subprocess.Popen([AUGU, "users", "ban", "alice"], env=env, stderr=subprocess.PIPE, text=True) as waiting:
-        wait_until(lambda: "augu.db-shm" in Path(f"/proc/{waiting.pid}/maps").read_text())
+def test_ctrl_c(tmp_path: Path) -> None:
+    """Ctrl-C ends a command that waits."""
+    env = os.environ | {"AUGU_DATA_DIR": str(tmp_path / "data")}
+    command = [AUGU, "usage"]
+    with subprocess.Popen(command, env=env, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as waiting:
+        wait_until(lambda: "pipe" in Path(f"/proc/{waiting.pid}/wchan").read_text())
         waiting.send_signal(signal.SIGINT)
-        _, said = waiting.communicate(timeout=60)
-    assert waiting.returncode == 1
-    assert said.strip() == "Aborted!"
+        assert waiting.wait(60) == 1
+        assert waiting.stderr
+        assert waiting.stderr.read().strip() == "Aborted!"
 
 
 def test_a_locked_database(locked: Path) -> None:
     """A database that stays locked is named in one line."""
     url = f"sqlite:///{locked / 'augu.db'}"
-    done = shell("augu-api users ban alice", DATABASE_URL=url, AUGU_DATA_DIR=str(locked))
+    soon = "from augu_api.store import database; database.BUSY_SECONDS = 1; from augu_api.operating import main; main()"
+    command = f"{sys.executable} -c '{soon}' users ban alice"
+    done = shell(command, DATABASE_URL=url, AUGU_DATA_DIR=str(locked))
     assert done.stderr == "Error: The database cannot be used: database is locked\n"

@@ -496,14 +496,14 @@ def request(body: bytes, headers: dict[str, Any] | None = None) -> bytes:
 
 
 def test_hostile_forms_are_answered_soon(server: Server) -> None:
-    """Each is answered within two seconds in DeepStack's shape, and the worker survives without logging an error."""
+    """Each is answered within four seconds in DeepStack's shape, and the worker survives without logging an error."""
     token = add(server, coefficient=1000)
     assert ask(server.port, Case(request(form(JPEG), {"Authorization": f"Bearer {token}"}), 200))[0] == 200
     (worker,) = server.workers
     wrong = {}
     for name, case in cases(token).items():
         status, body, seconds = ask_again(server.port, case)
-        if status != case.status or json.loads(body)["success"] is not (status == 200) or seconds >= SECONDS:
+        if status != case.status or json.loads(body)["success"] is not (status == 200) or seconds >= 2 * SECONDS:
             wrong[name] = status, body[:200], seconds
     assert not wrong, "\n".join(f"{name}: {what}" for name, what in wrong.items())
     assert server.workers == [worker]

@@ -33,9 +33,11 @@ FORESEEN = (
 
 
 def end(error: Exception) -> None:
-    """End the program with one line about a foreseeable failure; return if it is any other."""
+    """End the program with a line about a foreseeable failure, and one for each of its notes; else return."""
     if said := _message(error):
         say(f"Error: {said}{_advice(error)}")
+        for note in getattr(error, "__notes__", ()):
+            say(note)
         sys.exit(1)
 
 

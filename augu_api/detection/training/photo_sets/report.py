@@ -40,11 +40,14 @@ class Report:
         ]
 
     def check(self) -> None:
-        """Raise FaultyPhotoSet if there are faults."""
+        """Raise FaultyPhotoSet if there are faults; its notes are the lines about them."""
         if self.faults:
             more = [f"and {self.faults - len(self.lines)} more."] if self.faults > len(self.lines) else []
             faults = "fault" if self.faults == 1 else "faults"
-            raise FaultyPhotoSet("\n  ".join([f"{self.faults} {faults} in the photos and boxes:", *self.lines, *more]))
+            error = FaultyPhotoSet(f"{self.faults} {faults} in the photos and boxes:")
+            for line in [*self.lines, *more]:
+                error.add_note(line)
+            raise error
 
 
 def shown(value: Any) -> str:
