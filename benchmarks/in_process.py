@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from functools import cache
 from io import BytesIO
 from multiprocessing import get_context
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 import torch
 from numpy.typing import NDArray
 from photos import photo
@@ -109,25 +109,31 @@ def prepare(kind: str, threads: int, megapixels: float) -> Inference:
     model = find("bundled", Settings())
     pixels = np.asarray(photo(megapixels))
     torch.set_num_threads(threads)
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
     if kind == "onnx":
-        session = onnxruntime.InferenceSession(model.export, options)
+        session = _session(model.export, threads)
         return lambda: session.run(None, {"pixels": pixels})
     module = build(model)
     if kind == "plain":
-        return _plain(module, pixels, options)
+        return _plain(module, pixels, threads)
     image = pil_to_tensor(photo(megapixels))
     eager: Inference = torch.inference_mode()(lambda: module([image / 255]))
     return eager
 
 
-def _plain(module: Any, pixels: NDArray[np.uint8], options: onnxruntime.SessionOptions) -> Inference:
+def _session(graph: Path | bytes, threads: int) -> Any:
+    import onnxruntime  # noqa: PLC0415 - after augu_api, which switches its telemetry off
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    return onnxruntime.InferenceSession(graph, options)
+
+
+def _plain(module: Any, pixels: NDArray[np.uint8], threads: int) -> Inference:
     """Export the module as torchvision does without our changes, and run that."""
     image = torch.tensor(pixels).permute(2, 0, 1) / 255
     file: Any = BytesIO()
     names: dict[str, Any] = {"input_names": ["image"], "dynamic_axes": {"image": {1: "height", 2: "width"}}}
     with warnings.catch_warnings(action="ignore"):
         torch.onnx.export(module, ([image],), file, opset_version=17, dynamo=False, **names)
-    session = onnxruntime.InferenceSession(file.getvalue(), options)
+    session = _session(file.getvalue(), threads)
     return lambda: session.run(None, {"image": image.numpy()})

@@ -26,6 +26,7 @@ LEFT_OUT = {
     "test_monitoring.py",
     "test_nano.py",
     "test_nginx.py",
+    "test_no_calls.py",
     "test_openapi.py",
     "test_operators.py",
     "test_package.py",

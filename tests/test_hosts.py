@@ -15,15 +15,12 @@ from threading import Event
 import pytest
 
 from tests.helpers import OBJECTS, missing, wait_until
+from tests.networks import ip
 from tests.servers import Postgres, Redis, Reply, Server, add, call, fronting, serving
 
 PORT = 8000
 LIMIT = 60_000  # requests a minute for a user who sends requests in a loop
 PAUSE = 0.1  # seconds between two of them: both hosts share this machine's cores with the clients
-
-
-def ip(*arguments: str) -> None:
-    subprocess.run(["ip", *arguments], check=True)
 
 
 @dataclass

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import augu_api
-from augu_api.config import Settings
+from augu_api.config import ROOT, Settings
 
 MAX_MODULE, MAX_FUNCTION = 300, 20  # lines
 PACKAGE = Path(augu_api.__file__).parent
@@ -100,6 +100,20 @@ def test_serving_imports_no_torch() -> None:
         if any(name.split(".")[0] in ("torch", "torchvision") for name in imported(path))
     }
     assert {path.parts[0] for path in importers} == {"torchvision.py", "nano", "training"}
+
+
+def test_nothing_imports_onnxruntime_with_its_telemetry(tmp_path: Path) -> None:
+    """Only augu_api.detection, which switches it off first, imports onnxruntime, and a script only after that.
+
+    With telemetry, the import alone would make files in the home.
+    """
+    importers = {layer_of(path) for path in FILES if "onnxruntime" in imported(path)}
+    assert importers == {"detection"}
+    scripts = [*(ROOT / "benchmarks").glob("*.py"), *(ROOT / "examples").glob("*.py"), ROOT / "wsgi.py"]
+    assert [path for path in scripts if re.search(r"^(import|from) onnxruntime", path.read_text(), re.MULTILINE)] == []
+    env = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "ORT_DISABLE_TELEMETRY": "0"}
+    subprocess.run([sys.executable, "-c", "import augu_api.detection.onnx"], env=env, check=True)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_command_starts_fast(settings: Settings) -> None:

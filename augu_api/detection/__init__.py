@@ -8,6 +8,10 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from augu_api.config import switch_telemetry_off
+
+switch_telemetry_off()  # here, because every module that imports onnxruntime is in this package
+
 
 @dataclass(frozen=True)
 class Detection:
