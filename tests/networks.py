@@ -58,7 +58,7 @@ class Isolated:
 
     def sent(self) -> list[str]:
         """The packets that were sent since the last call: address, protocol and content."""
-        found = []
+        found: list[str] = []
         while True:
             try:
                 packet, (_, kind, direction, *_) = self.recorder.recvfrom(65535)
