@@ -29,6 +29,7 @@ PHOTOS = 12
 BOXES = "--images", "photos", "--annotations", "photos/boxes.json"
 PROCESSES = [
     [
+        ["weights", "check", *BOXES],
         ["weights", "evaluate", "bundled", *BOXES, "--pictures", "pictures"],
         ["weights", "train", "bundled", *BOXES, "--steps", "1", "--batch", "1", "--output", "trained"],
     ],
@@ -46,8 +47,11 @@ PROCESSES = [
         ["users", "show", "bob"],
         ["users", "list"],
         ["tokens", "regenerate", "bob"],
+        ["users", "rename", "bob", "robert"],
         ["usage", os.devnull],
-        ["users", "remove", "bob"],
+        ["backup", "backup.gz"],
+        ["users", "remove", "robert"],
+        ["restore", "--replace", "backup.gz"],
         ["demo"],
         ["weights", "list"],
         ["db", "downgrade", "base"],
@@ -55,6 +59,7 @@ PROCESSES = [
 ]
 """The commands that each process runs, one after the other."""
 NOT_RUN = {
+    "serve": "the test's server is the same gunicorn with the same configuration",
     "weights export": "`weights train` exports too",
     "weights pull": "downloads from AUGU_WEIGHTS_URL, on demand",
 }
