@@ -15,7 +15,8 @@ from click.testing import CliRunner
 
 from augu_api.config import ROOT
 from augu_api.operating.cli import main
-from tests.helpers import BIN, OBJECTS, missing
+from tests.confined import directives
+from tests.helpers import BIN, OBJECTS, answers, free_port, missing, wait_until
 from tests.servers import Serve, call, photo
 
 Environ = dict[str, str]
@@ -167,6 +168,34 @@ def test_a_bad_setting(tmp_path: Path, spoil: Callable[[Path], Environ], program
     environ = spoil(tmp_path)
     for program in programs:
         is_one_line(*outcome_here(program, environ), said)
+
+
+SERVE = [str(BIN / "augu-api"), *directives(ROOT / "deploy" / "augu-api.service")["ExecStart"][0].split()[1:]]
+
+
+@pytest.mark.parametrize(
+    ("variable", "text", "said"),
+    [
+        ("PORT", "99999", "must be at most 65535"),
+        ("PORT", "abc", "must be a whole number above 0"),
+        ("WEB_CONCURRENCY", "abc", "must be a whole number above 0"),
+    ],
+)
+def test_a_bad_number(tmp_path: Path, variable: str, text: str, said: str) -> None:
+    """The command of the systemd unit says at once which number is bad; gunicorn alone would print a traceback."""
+    env = os.environ | at(tmp_path, **{variable: text})
+    done = subprocess.run(SERVE, env=env, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", f"Error: {variable}: {said}\n")
+
+
+def test_an_empty_number(tmp_path: Path) -> None:
+    """`augu-api serve` takes an empty variable as one that is not set, as compose.yaml passes it on."""
+    port = free_port()
+    env = os.environ | at(tmp_path, WEB_CONCURRENCY="", PORT="", TMPDIR=str(tmp_path))
+    served = subprocess.Popen([*SERVE[:2], "--port", str(port)], env=env)
+    wait_until(lambda: answers(port) or served.poll() is not None)
+    served.terminate()
+    assert served.wait(60) == 0
 
 
 def test_a_port_in_use(tmp_path: Path) -> None:

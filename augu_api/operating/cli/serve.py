@@ -1,31 +1,8 @@
 """`augu-api serve`."""
 
-from collections.abc import Callable
-from typing import Any
-
 import click
-from gunicorn.app.base import Application  # type: ignore[import-untyped]  # gunicorn has no types
-from gunicorn.util import import_app  # type: ignore[import-untyped]
 
-from augu_api.config import Settings, override
-
-
-class Gunicorn(Application):  # type: ignore[misc]
-    """gunicorn with the configuration of this package instead of a file's and of a command line's."""
-
-    def __init__(self, addresses: list[str]) -> None:
-        self.addresses = addresses
-        super().__init__()
-
-    def load_config(self) -> None:
-        """Read the configuration, at the start and at a reload."""
-        self.load_config_from_file("python:augu_api.operating.gunicorn_conf")
-        self.cfg.set("bind", self.addresses)
-
-    def load(self) -> Callable[..., Any]:
-        """The application, which each worker loads itself."""
-        application: Callable[..., Any] = import_app(self.cfg.wsgi_app)
-        return application
+from augu_api.config import Settings, given, override
 
 
 @click.command("serve")
@@ -41,5 +18,10 @@ def serve(host: str | None, port: int | None, bind: tuple[str, ...], workers: in
     if bind and (host or port):
         raise click.UsageError("--bind is the whole address: leave out --host and --port")
     override(**{name: value for name, value in (("port", port), ("workers", workers)) if value})
+    settings = Settings.from_env()
+    if "WEB_CONCURRENCY" not in given():
+        override(workers=None)  # gunicorn would take an empty variable for a bad number
+    from augu_api.operating.server import Gunicorn  # noqa: PLC0415 - gunicorn ends with a traceback if a setting is bad
+
     host = f"[{host}]" if host and ":" in host else host or "127.0.0.1"
-    Gunicorn(list(bind) or [f"{host}:{Settings.from_env().port}"]).run()
+    Gunicorn(list(bind) or [f"{host}:{settings.port}"]).run()
