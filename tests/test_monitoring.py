@@ -15,9 +15,11 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from augu_api.config import ROOT, Settings
 from tests.helpers import OBJECTS, answers, free_port, missing, wait_until
+from tests.readme import commands
 from tests.servers import Serve, add
 
 METRICS_TOKEN = "a metrics token of 32 characters"
+OPERATING = ROOT / "docs" / "operating.md"
 DASHBOARD = json.loads((ROOT / "deploy" / "grafana.json").read_text())
 TARGETS = [target for panel in DASHBOARD["panels"] for target in panel["targets"]]
 PROMETHEUS_LABELS = {"instance", "job", "le"}
@@ -91,21 +93,30 @@ def query(port: int, expression: str) -> list[Any]:
 
 
 @pytest.fixture
-def prometheus(tmp_path: Path) -> Iterator[Callable[[int], int]]:
-    """Start a real Prometheus with deploy/prometheus.yml for a server's port; returns the port it answers on."""
-    program = shutil.which("prometheus")
-    if program is None:
+def etc(tmp_path: Path) -> Path:
+    """The folder /etc after the commands of docs/operating.md, which promtool accepts."""
+    if shutil.which("promtool") is None:
         missing("prometheus")
+    folder = tmp_path / "etc"
+    (folder / "prometheus").mkdir(parents=True)
+    section = OPERATING.read_text().partition("## Prometheus and Grafana\n")[2].partition("\n## ")[0]
+    for command in commands(section):
+        text = command.text.replace("sudo ", "").replace("/etc/", f"{folder}/")
+        if not text.startswith("systemctl"):
+            subprocess.run(["bash", "-euo", "pipefail", "-c", text], cwd=ROOT, check=True)
+    return folder
+
+
+@pytest.fixture
+def prometheus(tmp_path: Path, etc: Path) -> Iterator[Callable[[int], int]]:
+    """Start a real Prometheus with the installed configuration for a server's port; returns the port it answers on."""
     running = []
 
     def start(served: int) -> int:
-        given, config, port = ROOT / "deploy" / "prometheus.yml", tmp_path / "deploy" / "prometheus.yml", free_port()
-        for path in (config, tmp_path / "data" / "metrics_token"):
-            path.parent.mkdir()
-        path.write_text(f"{METRICS_TOKEN}\n")
-        config.write_text(given.read_text().replace("127.0.0.1:8000", f"127.0.0.1:{served}").replace("15s", "1s"))
+        config, port = etc / "prometheus" / "prometheus.yml", free_port()
+        config.write_text(config.read_text().replace("127.0.0.1:8000", f"127.0.0.1:{served}").replace("15s", "1s"))
         options = f"--web.listen-address=127.0.0.1:{port}", f"--storage.tsdb.path={tmp_path / 'tsdb'}"
-        running.append(subprocess.Popen([str(program), f"--config.file={config}", *options]))
+        running.append(subprocess.Popen(["prometheus", f"--config.file={config}", *options]))
         wait_until(lambda: answers(port))
         return port
 
@@ -115,9 +126,11 @@ def prometheus(tmp_path: Path) -> Iterator[Callable[[int], int]]:
         process.wait()
 
 
-def test_prometheus(serve: Serve, prometheus: Callable[[int], int]) -> None:
+def test_prometheus(serve: Serve, prometheus: Callable[[int], int], etc: Path) -> None:
     """A real Prometheus scrapes a real server with this configuration, and each expression has a result."""
-    server = serve(AUGU_METRICS_TOKEN=METRICS_TOKEN, WEB_CONCURRENCY="1")
+    name, _, metrics_token = (etc / "augu-api.env").read_text().strip().partition("=")
+    assert (etc / "prometheus" / "augu_metrics_token").stat().st_mode & 0o777 == 0o640
+    server = serve(WEB_CONCURRENCY="1", **{name: metrics_token})
     token = add(server)
     port, photo = prometheus(server.port), (ROOT / "examples" / "street.png").read_bytes()
 

@@ -30,6 +30,7 @@ BY_ACCOUNT = "needs an account; test_procfile runs what the platform does"
 BY_CONTAINER = "needs Docker; `make test-container` builds and starts the image without it"
 EXAMPLE = "test_examples runs it"
 RESTORE = "needs a stopped service; test_backup runs it"
+METRICS = "test_monitoring runs it, with other paths"
 TRAINING = "trains for hours; test_training and test_evaluation do it with few photos"
 ELSEWHERE = {
     "make run": BY_MAKE,
@@ -57,10 +58,9 @@ ELSEWHERE = {
     "git pull": "changes this checkout",
     "augu-api restore augu-backup.gz": RESTORE,
     "augu-api restore --replace augu-backup.gz": RESTORE,
-    "openssl rand -hex 32 > data/metrics_token": "test_monitoring writes such a token",
-    "AUGU_METRICS_TOKEN=": "serves until it is stopped; test_monitoring starts it",
+    "openssl rand -hex 32 | sudo tee": METRICS,
+    "printf 'AUGU_METRICS_TOKEN": METRICS,
     "AUGU_DEEPSTACK=1": "serves until it is stopped; tests/deepstack/test_callers.py starts it",
-    "prometheus ": "serves until it is stopped; test_monitoring starts it",
 }
 COMMANDS = {document: list(commands(document.read_text())) for document in DOCUMENTS}
 ALL = [command for of_document in COMMANDS.values() for command in of_document]
