@@ -11,7 +11,8 @@ run: install $(if $(filter torchvision,$(ENGINE)),.venv/torch)  ## serve on http
 	$(BIN)/augu-api demo
 	AUGU_ENGINE=$(ENGINE) $(BIN)/augu-api serve
 
-install: .venv/run
+install: .venv/run  ## install into .venv; PYTHON=/usr/bin/python3 for a service that runs as another user
+	$(BIN)/python -m augu_api.operating.interpreter
 
 quick: .venv/quick  ## run the tests that need no torch, no browser and no server
 	$(BIN)/pytest --quick $(or $(ARGS),--numprocesses 2)

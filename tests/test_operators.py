@@ -2,16 +2,19 @@
 
 import os
 import shlex
+import shutil
 import signal
 import sqlite3
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from augu_api.config import ROOT
+from augu_api.operating import interpreter
 from augu_api.operating.cli import environment
 from tests.helpers import BIN, missing, wait_until
 
@@ -251,3 +254,38 @@ def test_a_locked_database(locked: Path) -> None:
     command = f"{sys.executable} -c '{soon}' users ban alice"
     done = shell(command, DATABASE_URL=url, AUGU_DATA_DIR=str(locked))
     assert done.stderr == "Error: The database cannot be used: database is locked\n"
+
+
+# --- a Python that another user cannot run
+
+
+@pytest.mark.parametrize(
+    ("venv", "python", "said"), [(0o755, 0o700, True), (0o755, 0o755, False), (0o700, 0o700, False)]
+)
+def test_a_python_in_a_home(venv: int, python: int, said: bool) -> None:
+    """If others can reach the virtual environment and not its Python, the note says where that is and what to do."""
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as folder:  # which others can enter, unlike tmp_path
+        environment, home = Path(folder, "opt"), Path(folder, "home")
+        Path(folder).chmod(0o755)
+        for path, mode in ((environment, venv), (home, python)):
+            path.mkdir()
+            path.chmod(mode)
+        (home / "python").mkdir()
+        found = interpreter.note(environment, home / "python")
+        assert (found is not None) == said
+        assert found is None or (f" is in {home}. " in found and "PYTHON=/usr/bin/python3" in found)
+
+
+def test_what_protect_home_hides() -> None:
+    """A Python in a home is no service's, whatever its mode."""
+    assert interpreter.closed(Path("/home")) == Path("/home")
+
+
+def test_make_install_says_so() -> None:
+    """`make install` prints the note, or nothing."""
+    make = shutil.which("make") or missing("make")
+    command = [make, "--silent", "--old-file", ".venv/run", "install"]  # what is installed stays as it is
+    env = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=True)
+    said = interpreter.note(Path(sys.prefix), Path(sys.base_prefix))
+    assert done.stderr == (f"{said}\n" if said else "")
