@@ -40,6 +40,7 @@ LEFT_OUT = {
     "test_systemd.py",
     "test_strangers.py",
     "test_training.py",
+    "test_upkeep.py",
     "test_uploads.py",
     "test_wire.py",
     "test_worker.py",
