@@ -110,7 +110,7 @@ class Installation:
 def installation(
     network: Network, database: Postgres, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
 ) -> Iterator[Installation]:
-    """Both hosts and nginx, which waits 6 s for a reply instead of 60; the parameter is where requests are counted."""
+    """Both hosts and nginx, which waits 12 s for a reply instead of 60; the parameter is where requests are counted."""
     folder = tmp_path_factory.mktemp("hosts")
     shared = {
         "AUGU_SECRET_KEY": "the secret of both hosts, 32 characters",
@@ -130,7 +130,7 @@ def installation(
 
         servers = [start(host) for host in network.hosts]
         front = closing.enter_context(fronting(folder))
-        port = front(*(f"{host.address}:{PORT}" for host in network.hosts), read_timeout="6s")
+        port = front(*(f"{host.address}:{PORT}" for host in network.hosts), read_timeout="12s")
         yield Installation(network.hosts, servers, start, port)
 
 
@@ -243,7 +243,7 @@ def test_a_rolling_restart(installation: Installation, photo: str) -> None:
             installation.restart(n)
             wait_until(lambda: min(served_since(installation, before)) >= 40)  # noqa: B023 - called at once
     print(Counter(reply.status for got in replies for reply in got))  # noqa: T201 - pytest -s shows it
-    assert {reply.status for got in replies for reply in got} == {200}
+    assert [(reply.status, reply.body[:200]) for got in replies for reply in got if reply.status != 200] == []
     assert [counted_exactly(got) for got in replies] == [True] * 8
 
 
