@@ -110,7 +110,7 @@ class Installation:
 def installation(
     network: Network, database: Postgres, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
 ) -> Iterator[Installation]:
-    """Both hosts and nginx, which waits 12 s for a reply instead of 60; the parameter is where requests are counted."""
+    """Both hosts and nginx, which waits 20 s for a reply instead of 60: a host takes connections while it starts; the parameter is where requests are counted."""
     folder = tmp_path_factory.mktemp("hosts")
     shared = {
         "AUGU_SECRET_KEY": "the secret of both hosts, 32 characters",
@@ -130,7 +130,7 @@ def installation(
 
         servers = [start(host) for host in network.hosts]
         front = closing.enter_context(fronting(folder))
-        port = front(*(f"{host.address}:{PORT}" for host in network.hosts), read_timeout="12s")
+        port = front(*(f"{host.address}:{PORT}" for host in network.hosts), read_timeout="20s")
         yield Installation(network.hosts, servers, start, port)
 
 
