@@ -110,7 +110,10 @@ class Installation:
 def installation(
     network: Network, database: Postgres, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
 ) -> Iterator[Installation]:
-    """Both hosts and nginx, which waits 20 s for a reply instead of 60: a host takes connections while it starts; the parameter is where requests are counted."""
+    """Both hosts and nginx; the parameter is where requests are counted.
+
+    nginx waits 20 s for a reply instead of 60. A host takes connections while it starts, which needs several seconds.
+    """
     folder = tmp_path_factory.mktemp("hosts")
     shared = {
         "AUGU_SECRET_KEY": "the secret of both hosts, 32 characters",
