@@ -116,6 +116,15 @@ def test_faults_of_all_files_are_said_together(tmp_path: Path) -> None:
     assert [line.rpartition(" ")[2] for line in said[1:]] == ["77", "99", "88"]
 
 
+def test_braces_in_names(tmp_path: Path) -> None:
+    """A folder or a photo whose name has braces is named as it is."""
+    folder = tmp_path / "{0} {photos}"
+    folder.mkdir()
+    faulty = FaultySet(folder)
+    faulty.edit("annotations", 0, bbox=[1, 2])
+    assert any("annotations[0] of " in line for line in lines_of(run("check", faulty), faulty))
+
+
 def test_names_cannot_command_the_terminal(tmp_path: Path) -> None:
     """Control characters and very long text of a file are not written to the terminal."""
     faulty = FaultySet(tmp_path)

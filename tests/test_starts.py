@@ -189,13 +189,15 @@ def test_a_bad_number(tmp_path: Path, variable: str, text: str, said: str) -> No
 
 
 def test_an_empty_number(tmp_path: Path) -> None:
-    """`augu-api serve` takes an empty variable as one that is not set, as compose.yaml passes it on."""
+    """`augu-api serve` takes an empty variable as one that is not set, as compose.yaml does, and says what it makes."""
     port = free_port()
     env = os.environ | at(tmp_path, WEB_CONCURRENCY="", PORT="", TMPDIR=str(tmp_path))
-    served = subprocess.Popen([*SERVE[:2], "--port", str(port)], env=env)
+    served = subprocess.Popen([*SERVE[:2], "--port", str(port)], env=env, stderr=subprocess.PIPE, text=True)
     wait_until(lambda: answers(port) or served.poll() is not None)
     served.terminate()
-    assert served.wait(60) == 0
+    _, said = served.communicate(timeout=60)
+    assert served.returncode == 0
+    assert said.startswith("Made a new secret: ")
 
 
 def test_a_port_in_use(tmp_path: Path) -> None:

@@ -131,11 +131,8 @@ def _bucket(milliseconds: float) -> int:
 def plain(file: IO[bytes]) -> BinaryIO:
     """The file, decompressed if it starts as gzip's files do. While it is read, EOFError and others may be raised."""
     buffered = file if isinstance(file, BufferedReader) else BufferedReader(cast("RawIOBase", file))
-    return (
-        cast("BinaryIO", gzip.GzipFile(fileobj=buffered))
-        if buffered.peek(2)[:2] == GZIP
-        else cast("BinaryIO", buffered)
-    )
+    is_packed = buffered.peek(2)[:2] == GZIP
+    return cast("BinaryIO", gzip.GzipFile(fileobj=buffered) if is_packed else buffered)
 
 
 def lines(file: BinaryIO) -> Iterator[bytes | None]:

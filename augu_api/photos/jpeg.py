@@ -15,9 +15,7 @@ from augu_api.photos.checks import MAX_SEGMENTS, ImageRejected, check_share
 SIGNATURE = b"\xff\xd8\xff"
 MAX_TABLES = 1000  # segments other than metadata; each copy of a table takes as long as the first
 MAX_SCANS = 30  # most files have 1 or 10, and each is a pass over all pixels
-BUFFERED = (
-    2  # an image of several scans may have half as many pixels, as 16 bits of each sample are kept until the last
-)
+BUFFERED = 2  # a JPEG of several scans, whose samples are kept in 16 bits, may have half as many pixels
 SEQUENTIAL = frozenset((0xC0, 0xC1))
 FRAMES = frozenset((0xC0, 0xC1, 0xC2, 0xC3, 0xC5, 0xC6, 0xC7))
 SOS, APP1 = 0xDA, 0xE1

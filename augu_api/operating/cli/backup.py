@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 
 from augu_api.config import Settings, SettingsError
+from augu_api.operating.cli import environment
 from augu_api.operating.cli.backup_file import check_place, counted, created, file_argument
 from augu_api.operating.cli.output import watched
 from augu_api.store.archive import Header, write
@@ -32,9 +33,7 @@ def backup(file: Path, *, overwrite: bool) -> None:
 
 def _settings() -> Settings:
     """The settings with the secret. Creates none, because no token could be signed with it."""
-    settings, wrong = Settings.examine()
-    for error in wrong.values():
-        raise error
+    settings = environment.examined()
     if settings.secret_keys:
         return settings
     if not settings.secret_file.is_file():

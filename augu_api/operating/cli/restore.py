@@ -11,6 +11,7 @@ from sqlalchemy import Connection
 
 from augu_api.config import Settings
 from augu_api.folders import replacing
+from augu_api.operating.cli import environment
 from augu_api.operating.cli.backup_file import counted, explaining, file_argument, opened
 from augu_api.operating.cli.output import watched
 from augu_api.store.archive import BackupError, Header, read_header
@@ -50,9 +51,7 @@ def _line(header: Header) -> str:
 
 def _settings(header: Header, *, over: bool, keep_secret: bool) -> tuple[Settings, str | None]:
     """The settings, and the secret to write into its file, if any. Raises SettingsError or BackupError."""
-    settings, wrong = Settings.examine()
-    for error in wrong.values():
-        raise error
+    settings = environment.examined()
     if settings.keeps_data and settings.data_dir.exists() and settings.data_dir.stat().st_uid != os.geteuid():
         raise BackupError(f"another user owns {settings.data_dir}: run this as the user that runs the service")
     if keep_secret:

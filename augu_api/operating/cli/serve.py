@@ -2,7 +2,8 @@
 
 import click
 
-from augu_api.config import Settings, given, override
+from augu_api.config import given, override
+from augu_api.operating.cli import environment
 
 
 @click.command("serve")
@@ -18,7 +19,7 @@ def serve(host: str | None, port: int | None, bind: tuple[str, ...], workers: in
     if bind and (host or port):
         raise click.UsageError("--bind is the whole address: leave out --host and --port")
     override(**{name: value for name, value in (("port", port), ("workers", workers)) if value})
-    settings = Settings.from_env()
+    settings = environment.settings()
     if "WEB_CONCURRENCY" not in given():
         override(workers=None)  # gunicorn would take an empty variable for a bad number
     from augu_api.operating.server import Gunicorn  # noqa: PLC0415 - gunicorn ends with a traceback if a setting is bad

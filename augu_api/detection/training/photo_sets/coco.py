@@ -7,7 +7,7 @@ from typing import Any, cast
 from augu_api.detection.training.photo_sets.content import UNKNOWN, RawBox, RawPhoto, Source
 from augu_api.detection.training.photo_sets.files import locate, read_bounded
 from augu_api.detection.training.photo_sets.masks import box_of
-from augu_api.detection.training.photo_sets.report import Report, shown
+from augu_api.detection.training.photo_sets.report import Report, literal, shown
 from augu_api.detection.training.photo_sets.values import finite, is_name, key
 
 MAX_BYTES = 512 << 20  # COCO's own largest file, instances_train2017.json, has 448 MB
@@ -138,7 +138,7 @@ def _note_twice(photo: RawPhoto, name: str, place: str, report: Report) -> None:
 
 def _photo(one: dict[str, Any], found: Path | None, name: str, place: str, file: str) -> RawPhoto:
     size = one.get("width"), one.get("height")
-    boxes_at = f"{file}, annotations[{{}}] of {shown(name).replace('{', '(').replace('}', ')')}"
+    boxes_at = f"{literal(file)}, annotations[{{}}] of {literal(shown(name))}"
     return RawPhoto(name, found, place, boxes_at, None if size == (None, None) else size)
 
 

@@ -50,6 +50,11 @@ class Report:
             raise error
 
 
+def literal(text: str) -> str:
+    """The text as a part of a template for str.format."""
+    return text.replace("{", "{{").replace("}", "}}")
+
+
 def shown(value: Any) -> str:
     """A value from a file for a message: short and printable, and nothing of a container but its kind."""
     if not isinstance(value, str | int | float):

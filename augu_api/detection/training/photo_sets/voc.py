@@ -10,7 +10,7 @@ from xml.parsers import expat
 
 from augu_api.detection.training.photo_sets.content import RawBox, RawPhoto, Source
 from augu_api.detection.training.photo_sets.files import SUFFIXES, locate, read_bounded
-from augu_api.detection.training.photo_sets.report import Report, shown
+from augu_api.detection.training.photo_sets.report import Report, literal, shown
 from augu_api.detection.training.photo_sets.values import is_name
 
 MAX_BYTES = 4 << 20
@@ -31,7 +31,7 @@ def read(images: Path, annotations: Path, report: Report) -> Source:
             continue
         found, name = _photo_of(root, path.relative_to(annotations), images, place, report)
         size = tuple(_number(root.findtext(f"size/{side}")) for side in ("width", "height"))
-        boxes_at = f"{shown(place).replace('{', '(').replace('}', ')')}, object {{}}"
+        boxes_at = f"{literal(place)}, object {{}}"
         photo = RawPhoto(name, found, place, boxes_at, (size[0], size[1]) if all(size) else None)
         source.photos.append(photo)
         _read_objects(root, photo, numbers, report)

@@ -9,7 +9,7 @@ from typing import Any
 from augu_api.detection.training.photo_sets.content import RawBox, RawPhoto, Source
 from augu_api.detection.training.photo_sets.files import SUFFIXES, read_bounded
 from augu_api.detection.training.photo_sets.masks import box_of
-from augu_api.detection.training.photo_sets.report import Report, shown
+from augu_api.detection.training.photo_sets.report import Report, literal, shown
 from augu_api.detection.training.photo_sets.values import finite, is_name, key
 
 YAML = {".yaml", ".yml"}
@@ -27,7 +27,7 @@ def read(images: Path, annotations: Path, report: Report) -> Source:
         name = file.relative_to(images)
         text = texts.pop(name.with_suffix(""), None)
         at = str(text or file)
-        photo = RawPhoto(name.as_posix(), file, at, f"{shown(at).replace('{', '(').replace('}', ')')}, line {{}}")
+        photo = RawPhoto(name.as_posix(), file, at, f"{literal(at)}, line {{}}")
         source.photos.append(photo)
         if text:
             _read_lines(text, photo, source.categories, report)
@@ -69,7 +69,7 @@ def _of_yaml(text: str, path: Path, report: Report) -> dict[Any, Any]:
     try:
         import yaml  # noqa: PLC0415 - serving does without it
     except ModuleNotFoundError:
-        report.fault(str(path), "is read by PyYAML, which requirements-train.txt installs")
+        report.fault(str(path), "is read by PyYAML: pip install 'augu-api[train]'")
         return {}
     try:
         content = yaml.load(text, yaml.BaseLoader)  # noqa: S506 - text, lists and dicts only, and no merged keys
